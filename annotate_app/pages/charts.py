@@ -1,0 +1,114 @@
+"""Plotly figures of the console. Pure: records in, figure out. Colours are Okabe-Ito and read on light and dark alike.
+
+Gradio does not theme Plotly, so paper and plot are transparent and text is a grey with contrast on both. Every figure has a
+table or a sentence beside it on the page: a picture is never the only way to read a number.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#3b8fd4", "#e69f00", "#14a37f", "#d5703b", "#b678a8"
+GREY = "#7d8793"
+STAGE_METRICS_SHOWN = 6
+
+
+def labels_over_time(hours: Sequence[tuple[str, int]]) -> go.Figure:
+    """Bars of judgments per hour; ``hours`` holds (ISO hour, count)."""
+    figure = go.Figure(go.Bar(x=[hour for hour, _ in hours], y=[count for _, count in hours], marker_color=BLUE))
+    return _styled(figure, y_title="judgments per hour", height=240)
+
+
+def metric_curves(lines: Sequence[Mapping[str, float]]) -> go.Figure:
+    """Small multiples, one per metric name, in the order in which names first appear; x counts its readings."""
+    series: dict[str, list[float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if isinstance(value, int | float):
+                series.setdefault(name, []).append(float(value))
+    shown = [(name, values) for name, values in series.items() if len(values) > 1][:STAGE_METRICS_SHOWN]
+    if not shown:
+        return _styled(go.Figure(), y_title="", height=220)
+    columns = min(3, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = make_subplots(rows, columns, subplot_titles=[name for name, _ in shown], vertical_spacing=0.2)
+    for index, (name, values) in enumerate(shown):
+        line = go.Scatter(y=values, x=list(range(1, len(values) + 1)), name=name, line={"color": BLUE, "width": 2})
+        figure.add_trace(line, row=index // columns + 1, col=index % columns + 1)
+    return _styled(figure, y_title="", height=60 + 190 * rows)
+
+
+def intervals(rows: Sequence[tuple[str, Mapping[str, float]]], *, reference: float = 0.5, title: str = "") -> go.Figure:
+    """Dots with 95 % intervals, one row each, against a reference line; a row is (name, {mean, low, high})."""
+    names = [name for name, _ in rows]
+    means = [value["mean"] for _, value in rows]
+    error = {
+        "type": "data",
+        "array": [value["high"] - value["mean"] for _, value in rows],
+        "arrayminus": [value["mean"] - value["low"] for _, value in rows],
+        "thickness": 2,
+        "width": 6,
+    }
+    dots = go.Scatter(x=means, y=names, error_x=error, mode="markers", marker={"size": 11, "color": BLUE})
+    figure = go.Figure(dots)
+    figure.add_vline(x=reference, line_dash="dot", line_color=GREY)
+    figure.update_xaxes(range=[0, 1], tickformat=".0%", title=title)
+    figure.update_yaxes(autorange="reversed")
+    return _styled(figure, y_title="", height=110 + 46 * len(rows))
+
+
+def reliability(bins: Sequence[Sequence[float]]) -> go.Figure:
+    """Reliability diagram: observed share against predicted probability; a bin is (mean predicted, observed, count)."""
+    figure = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "dash": "dot"}))
+    predicted, observed, counts = ([bin_[i] for bin_ in bins] for i in range(3))
+    largest = max(counts, default=1)
+    sizes = [6 + 18 * (count / largest) ** 0.5 for count in counts]
+    marker = {"size": sizes, "color": ORANGE, "opacity": 0.85}
+    figure.add_trace(go.Scatter(x=predicted, y=observed, mode="markers", marker=marker, text=[f"{c:.0f} judgments" for c in counts]))
+    figure.update_xaxes(range=[0, 1], title="predicted", tickformat=".0%")
+    figure.update_yaxes(range=[0, 1], tickformat=".0%")
+    return _styled(figure, y_title="observed", height=320)
+
+
+def rounds_over_time(points: Sequence[tuple[str, Mapping[str, float]]]) -> go.Figure:
+    """Win rate against the base policy by policy, with its interval as a band; a point is (policy name, interval)."""
+    names = [name for name, _ in points]
+    low, high, mean = ([value[key] for _, value in points] for key in ("low", "high", "mean"))
+    figure = go.Figure()
+    figure.add_trace(go.Scatter(x=names, y=high, line={"width": 0}, hoverinfo="skip"))
+    figure.add_trace(
+        go.Scatter(x=names, y=low, line={"width": 0}, fill="tonexty", fillcolor="rgba(59,143,212,.22)", hoverinfo="skip")
+    )
+    figure.add_trace(go.Scatter(x=names, y=mean, mode="lines+markers", line={"color": BLUE, "width": 3}, marker={"size": 9}))
+    figure.add_hline(y=0.5, line_dash="dot", line_color=GREY)
+    figure.update_yaxes(range=[0, 1], tickformat=".0%")
+    return _styled(figure, y_title="win rate against the base", height=300)
+
+
+def seconds_by_stage(seconds: Mapping[str, float]) -> go.Figure:
+    """Where a round's time went, one horizontal bar per stage."""
+    names = list(seconds)
+    bar = go.Bar(x=list(seconds.values()), y=names, orientation="h", marker_color=GREEN)
+    figure = go.Figure(bar)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(title="seconds")
+    return _styled(figure, y_title="", height=100 + 28 * len(names))
+
+
+def _styled(figure: go.Figure, *, y_title: str, height: int) -> go.Figure:
+    grid: dict[str, Any] = {"gridcolor": "rgba(125,135,147,.22)", "zeroline": False}
+    figure.update_layout(
+        height=height,
+        showlegend=False,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": GREY, "family": "system-ui, sans-serif", "size": 13},
+        margin={"l": 56, "r": 16, "t": 28, "b": 44},
+    )
+    figure.update_xaxes(automargin=True, **grid)
+    figure.update_yaxes(automargin=True, **grid)
+    if y_title:
+        figure.update_yaxes(title=y_title)
+    return figure

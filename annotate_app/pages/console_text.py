@@ -1,0 +1,205 @@
+"""What the console says in words: records in, Markdown out. Pure; everything from a model or a person is escaped.
+
+Gradio renders this Markdown through its own sanitiser; escaping first keeps hostile text from becoming markup at all.
+"""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from storage.records import Policy, Round
+
+STAGE_NAMES = {
+    "labels": "Judgments",
+    "preference_model": "Preference model",
+    "anchors": "Anchors",
+    "update": "Policy update",
+    "evaluation": "Evaluation",
+    "candidates": "New responses",
+    "seal": "Seal",
+}
+
+
+def plain(text: object) -> str:
+    """Text that Markdown shows as it stands: HTML and Markdown characters are made inert, lines are joined."""
+    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    return "".join("\\" + char if char in "\\`*_{}[]()#+!|~$" else char for char in escaped)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; cells are escaped."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(plain(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def interval(value: Mapping[str, float] | None, *, percent: bool = True) -> str:
+    """``63 % (57 to 69)``; a dash where nothing was measured."""
+    if not value:
+        return "–"
+    scale, digits, unit = (100, 0, " %") if percent else (1, 2, "")
+    mean, low, high = (f"{value[key] * scale:.{digits}f}" for key in ("mean", "low", "high"))
+    return f"{mean}{unit} ({low} to {high})"
+
+
+def duration(seconds: float | None) -> str:
+    """``40 s``, ``3 min``, ``2 h``: one unit, as people say it."""
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def overview_cards(stats: Mapping[str, Any], serving: Policy | None, since_last_round: int) -> list[tuple[str, str, str]]:
+    """(number, label, remark) of each card on the overview."""
+    first = stats.get("first_shown_wins")
+    pace = stats.get("median_seconds_per_judgment")
+    return [
+        (f"{stats['judgments']:,}", "judgments", f"{since_last_round:,} since the last round"),
+        (f"{stats['tasks_open']:,}", "pairs waiting", f"{stats.get('leases_open', 0)} on somebody's screen"),
+        (str(stats.get("annotators_active_1h", 0)), "annotators active", "in the last hour"),
+        (duration(pace), "per judgment", "median"),
+        (policy_name(serving), "serving", "answers the next prompts"),
+        ("–" if first is None else f"{first:.0%}", "first shown wins", "50 % means no position bias"),
+    ]
+
+
+def policy_name(policy: Policy | None) -> str:
+    """``base`` for number 0, ``policy 3`` otherwise."""
+    if policy is None:
+        return "none"
+    return "base" if policy.number == 0 else f"policy {policy.number}"
+
+
+def progress_text(progress: Any) -> str:
+    """Stage, bar and time left of a running job; why it stopped, of another."""
+    head = f"**{plain(progress.kind.capitalize())} {progress.number}** · "
+    if progress.status != "running":
+        words = {"done": "finished", "failed": "failed", "cancelled": "cancelled", "interrupted": "interrupted"}
+        return head + words.get(progress.status, progress.status) + (f" · {plain(progress.message)}" if progress.message else "")
+    stage = STAGE_NAMES.get(progress.stage or "", plain(progress.stage or "starting"))
+    left = f" · about {duration(progress.remaining_s)} left" if progress.remaining_s is not None else ""
+    bar = f'<progress max="1" value="{progress.fraction:.3f}"></progress>'
+    where = f"stage {progress.stage_index} of {progress.num_stages}: {stage}" if progress.stage_index else "starting"
+    return f"{head}{where} · {progress.fraction:.0%}{left}\n\n{bar}\n\n{plain(progress.message or '')}"
+
+
+def jobs_table(rounds: Sequence[Round]) -> str:
+    """The newest jobs with their state."""
+    if not rounds:
+        return "No job has run yet."
+    rows = [(r.number, r.kind, r.status, f"{r.created_at:%Y-%m-%d %H:%M} UTC", r.message or "") for r in rounds[:12]]
+    return table(["job", "kind", "state", "started", "remark"], rows)
+
+
+def report_summary(report: Mapping[str, Any]) -> str:
+    """The head of a round report: the verdict in one sentence, what went in, what was picked and why."""
+    evaluation = report.get("evaluation", {})
+    passed = report.get("status") == "passed"
+    lines = [f"### Round {report.get('number', '')}: {'passed' if passed else 'failed'}"]
+    lines += [f"- {plain(reason)}" for reason in report.get("reasons", [])]
+    if "win_rate_vs_parent" in evaluation:
+        lines.append(
+            f"The preference model expects the new policy to win **{interval(evaluation['win_rate_vs_parent'])}** against its "
+            f"parent and **{interval(evaluation.get('win_rate_vs_base'))}** against the base policy, on held-out prompts."
+        )
+    data = report.get("data", {})
+    if data:
+        verdicts = ", ".join(f"{count} {plain(name)}" for name, count in data.get("verdicts", {}).items())
+        lines.append(
+            f"Learnt from {data.get('num_judgments', 0)} judgments ({verdicts}) by {data.get('num_annotators', 0)} annotators on "
+            f"{data.get('num_prompts', 0)} prompts."
+        )
+    why = report.get("picked_why", {})
+    rows = [(name, _short(value), why.get(name, "")) for name, value in report.get("picked", {}).items()]
+    return "\n\n".join(lines) + ("\n\n" + table(["setting", "value", "why"], rows) if rows else "")
+
+
+def preference_table(report: Mapping[str, Any]) -> str:
+    """Held-out quality of each preference model and the intransitivity audit in words."""
+    preference = report.get("preference", {})
+    if not preference:
+        return ""
+    rows = [
+        (name + (" (selected)" if name == preference.get("selected") else ""), *(_short(m.get(k)) for k in _MODEL_COLUMNS))
+        for name, m in preference.get("models", {}).items()
+    ]
+    audit = report.get("audit", {}).get("sentence")
+    words = f"\n\n**Are preferences cyclic?** {plain(audit)}" if audit else ""
+    return "#### Preference model\n\n" + table(["model", "log loss", "accuracy", "Brier", "ECE"], rows) + words
+
+
+_MODEL_COLUMNS = ("log_loss", "accuracy", "brier", "ece")
+
+_EVALUATION_ROWS = (
+    ("win_rate_vs_parent", "win rate against the parent", True),
+    ("length_controlled_vs_parent", "the same at equal length", True),
+    ("win_rate_vs_base", "win rate against the base", True),
+    ("kl_to_parent_nats", "KL to the parent, nats", False),
+    ("kl_to_base_nats", "KL to the base, nats", False),
+)
+
+
+def evaluation_table(report: Mapping[str, Any]) -> str:
+    """What was measured on held-out prompts, and how well the step was reached."""
+    evaluation = report.get("evaluation", {})
+    if not evaluation:
+        return ""
+    rows: list[tuple[str, str]] = [
+        (label, interval(evaluation[key], percent=percent)) for key, label, percent in _EVALUATION_ROWS if key in evaluation
+    ]
+    quality = evaluation.get("text_quality")
+    rows.append(("text quality (share of responses made of known sentences)", "–" if quality is None else f"{quality:.0%}"))
+    gap = evaluation.get("restricted_duality_gap")
+    if gap:
+        rows.append((f"restricted duality gap over {gap['search_set']}", f"{gap['value']:.3f}"))
+    tokens = evaluation.get("mean_tokens", {})
+    rows += [(f"mean length, {name}, tokens", f"{value:.0f}") for name, value in tokens.items()]
+    names = {
+        "achieved_fraction": "achieved fraction of the target margins",
+        "train_r2": "R² of the margins, training prompts",
+        "heldout_r2": "R² of the margins, held-out prompts",
+    }
+    update = report.get("update", {})
+    rows += [(label, _short(update[key])) for key, label in names.items() if update.get(key) is not None]
+    return "#### Evaluation\n\n" + table(["measure", "value (95 % interval)"], rows)
+
+
+def examples_table(report: Mapping[str, Any]) -> str:
+    """Held-out prompts answered by the parent and by the new policy, side by side."""
+    examples = report.get("examples", [])
+    if not examples:
+        return ""
+    rows = [(e["prompt"], e["before"], e["after"]) for e in examples]
+    return "#### Before and after\n\n" + table(["prompt", "parent", "new policy"], rows)
+
+
+def policies_rows(policies: Sequence[Policy], reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of the policy table, newest first: name, status, parent, win rates, KL, made at."""
+    by_id = {policy.id: policy for policy in policies}
+    rows = []
+    for policy in sorted(policies, key=lambda p: -p.number):
+        evaluation = reports.get(policy.id, {}).get("evaluation", {})
+        parent = by_id.get(policy.parent_id or "")
+        rows.append(
+            [
+                policy_name(policy),
+                policy.status,
+                policy_name(parent) if parent else "–",
+                interval(evaluation.get("win_rate_vs_parent")),
+                interval(evaluation.get("win_rate_vs_base")),
+                interval(evaluation.get("kl_to_base_nats"), percent=False),
+                f"{policy.created_at:%Y-%m-%d %H:%M}",
+            ]
+        )
+    return rows
+
+
+POLICY_COLUMNS = ["policy", "status", "parent", "win rate vs parent", "win rate vs base", "KL to base", "made (UTC)"]
+
+
+def _short(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
