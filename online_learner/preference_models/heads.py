@@ -1,0 +1,85 @@
+"""Maximum a posteriori fits of many heads at once: the same judgments under other weights, penalties or answers.
+
+M fits share one matrix product per step; Adam works element by element, so a fit does not depend on its neighbours.
+Shapes: M fits, n judgments, R responses, d features, w embedding columns.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from online_learner.preference_models.base import LinearPreference, PreferenceFamily
+from online_learner.preference_models.likelihood import Nuisance, Observations, log_likelihood, log_prior
+
+RIDGE_LABELS = 400  # penalties are stated for this many judgments; a mean log loss needs less of them with more data
+NUM_STEPS = 150
+LEARNING_RATE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class FittedHeads:
+    """M finished fits and the penalised mean negative log likelihood (M,) that each reached."""
+
+    model: LinearPreference
+    nuisance: Nuisance
+    objective: Tensor
+
+
+def fit_heads(
+    family: PreferenceFamily,
+    features: Tensor,
+    data: Observations,
+    weights: Tensor,
+    ridge: Tensor,
+    generator: torch.Generator,
+    low: Tensor | None = None,
+    high: Tensor | None = None,
+) -> FittedHeads:
+    """Fit M heads on features (R, d): judgment weights (M, n), penalties (M, w); ``low``, ``high`` (M, n) replace answers."""
+    parameters = _start(family, features, data, len(weights), generator)
+    total = weights.sum(1)
+    optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99))
+
+    def objective() -> Tensor:
+        head_weights, gaps, bias, flips = parameters
+        nuisance = Nuisance(gaps, bias if data.position_bias else torch.zeros_like(bias), flips)
+        logits = _observed_logits(LinearPreference(family, head_weights), features, data)
+        loss = -(weights * log_likelihood(logits, nuisance, data, low, high)).sum(1) / total
+        penalty = (ridge * head_weights.square().sum(1)).sum(1) * RIDGE_LABELS / total
+        return loss + penalty - log_prior(nuisance) / total
+
+    for step in range(NUM_STEPS):
+        optimiser.param_groups[0]["lr"] = LEARNING_RATE * (0.01 + 0.99 * math.cos(math.pi / 2 * step / NUM_STEPS) ** 2)
+        optimiser.zero_grad()
+        objective().sum().backward()
+        optimiser.step()
+    with torch.no_grad():
+        final = objective()
+    head_weights, gaps, bias, flips = (p.detach() for p in parameters)
+    bias = bias if data.position_bias else torch.zeros_like(bias)
+    return FittedHeads(LinearPreference(family, head_weights), Nuisance(gaps, bias, flips), final)
+
+
+def observed_logits(model: LinearPreference, features: Tensor, data: Observations) -> Tensor:
+    """(M, n): the logit of every judged pair, first shown over second."""
+    with torch.no_grad():
+        return _observed_logits(model, features, data)
+
+
+def _observed_logits(model: LinearPreference, features: Tensor, data: Observations) -> Tensor:
+    embedded = model.embed(features)  # (M, R, w): responses are embedded once, however many pairs they are in
+    return model.family.compare(embedded[:, data.row_a], embedded[:, data.row_b])
+
+
+def _start(
+    family: PreferenceFamily, features: Tensor, data: Observations, num_fits: int, generator: torch.Generator
+) -> list[Tensor]:
+    one = torch.randn(features.shape[1], family.width, generator=generator, dtype=features.dtype)
+    head = one * torch.tensor(family.init_scale, dtype=features.dtype)
+    gaps = torch.zeros(num_fits, max(len(data.strengths), 1), dtype=features.dtype)
+    bias = torch.zeros(num_fits, dtype=features.dtype)
+    flips = torch.full((num_fits, len(data.annotators)), -2.2, dtype=features.dtype)  # e = .05
+    start = [head.expand(num_fits, -1, -1).clone(), gaps, bias, flips]
+    return [parameter.requires_grad_() for parameter in start]
