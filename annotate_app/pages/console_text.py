@@ -23,7 +23,7 @@ STAGE_NAMES = {
 def plain(text: object) -> str:
     """Text that Markdown shows as it stands: HTML and Markdown characters are made inert, lines are joined."""
     escaped = html.escape(" ".join(str(text).split()), quote=False)
-    return "".join("\\" + char if char in "\\`*_{}[]()#+!|~$" else char for char in escaped)
+    return "".join("\\" + char if char in "\\`*_{}[]#!|~$" else char for char in escaped)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
