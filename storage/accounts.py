@@ -1,0 +1,74 @@
+"""Annotators, users and tokens, mirrored in memory: every HTTP request asks for one of them. Only the writer thread changes it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+import duckdb
+
+from storage.database import fetch_rows
+from storage.records import Annotator, Token, User
+from storage.tables import from_row
+
+Account = Annotator | User | Token
+
+
+class Accounts:
+    """Dictionaries are replaced or extended by one thread; reading a dictionary is safe from any."""
+
+    def __init__(self) -> None:
+        self.annotators: dict[str, Annotator] = {}
+        self.users: dict[str, User] = {}
+        self.tokens: dict[str, Token] = {}
+        self._token_ids: dict[str, str] = {}  # sha256 -> id
+
+    def add(self, account: Account) -> Callable[[], None]:
+        """Remember an account; returns the function that forgets it."""
+        kept = self._kept(account)
+        kept[account.id] = account
+        if isinstance(account, Token):
+            self._token_ids[account.sha256] = account.id
+
+        def undo() -> None:
+            del kept[account.id]
+            if isinstance(account, Token):
+                del self._token_ids[account.sha256]
+
+        return undo
+
+    def apply(self, kind: str, subject: str) -> Callable[[], None]:
+        """What an event says about an account; returns the function that takes it back."""
+        if kind == "user.disabled" and subject in self.users:
+            before = self.users[subject]
+            self.users[subject] = replace(before, disabled=True)
+            return lambda: self.users.update({subject: before})
+        if kind == "token.revoked" and subject in self.tokens:
+            token = self.tokens[subject]
+            self.tokens[subject] = replace(token, revoked=True)
+            return lambda: self.tokens.update({subject: token})
+        return lambda: None
+
+    def annotator_by_handle(self, handle: str) -> Annotator | None:
+        return next((a for a in list(self.annotators.values()) if a.handle == handle), None)
+
+    def valid_token(self, sha256: str, now: datetime) -> Token | None:
+        """The token with this hash unless it is revoked, expired, or of a disabled user."""
+        token = self.tokens.get(self._token_ids.get(sha256, ""))
+        if token is None or token.revoked or (token.expires_at is not None and token.expires_at <= now):
+            return None
+        user = self.users.get(token.user_id) if token.user_id else None
+        return None if user is not None and user.disabled else token
+
+    def _kept(self, account: Account) -> dict[str, Account]:
+        return {Annotator: self.annotators, User: self.users, Token: self.tokens}[type(account)]  # pyright: ignore
+
+
+def load_accounts(connection: duckdb.DuckDBPyConnection) -> Accounts:
+    accounts = Accounts()
+    for kind, table in ((Annotator, "annotators"), (User, "users"), (Token, "tokens")):
+        for row in fetch_rows(connection, f"SELECT * FROM {table} ORDER BY seq"):
+            accounts.add(from_row(kind, row))
+    said = "SELECT kind, subject FROM events WHERE kind IN ('user.disabled', 'token.revoked') ORDER BY seq"
+    for row in fetch_rows(connection, said):
+        accounts.apply(row["kind"], row["subject"])
+    return accounts

@@ -1,0 +1,150 @@
+"""Adding records. Adding one whose id is already there changes nothing, so every caller may try again."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from storage.errors import UserError
+from storage.ids import new_id
+from storage.leases import TaskBook
+from storage.records import Annotator, Event, Judgment, Policy, Prompt, Response, Round, Task, Token, User
+from storage.state import State
+from storage.tables import TABLE_OF, to_row
+from storage.writer import Transaction
+
+Record = Prompt | Policy | Response | Task | Annotator | User | Token | Round
+
+# field that no two records share -> what to say about it
+_UNIQUE: dict[type, tuple[str, str]] = {
+    Policy: ("number", "policy number"),
+    Round: ("number", "job number"),
+    Annotator: ("handle", "annotator handle"),
+    User: ("name", "user name"),
+    Token: ("sha256", "token hash"),
+}
+# record -> (fields, table in which each of their values must exist)
+_REFERENCES: dict[type, list[tuple[tuple[str, ...], str]]] = {
+    Response: [(("prompt_id",), "prompts")],
+    Task: [(("prompt_id",), "prompts"), (("response_1_id", "response_2_id"), "responses")],
+}
+
+
+def add_records(state: State, groups: Sequence[Sequence[Record]], judgments: Sequence[Judgment] = ()) -> int:
+    """All groups and the imported judgments in one transaction, in the given order; the number of rows that were new."""
+
+    def operation(transaction: Transaction) -> int:
+        added = sum(_add(state, transaction, list(group)) for group in groups if group)
+        return added + (_add_judgments(state, transaction, judgments) if judgments else 0)
+
+    added = state.writer.run(operation)
+    for group in groups:
+        state.prompts.put((record.id, record.messages) for record in group if isinstance(record, Prompt))
+        state.responses.put((record.id, record.text) for record in group if isinstance(record, Response))
+    return added
+
+
+def append_event(state: State, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None) -> Event:
+    return state.writer.run(lambda t: write_events(state, t, actor=actor, kind=kind, subjects=[subject], data=data)[0])
+
+
+def close_tasks(state: State, task_ids: Sequence[str], *, actor: str, reason: str) -> None:
+    def operation(transaction: Transaction) -> None:
+        unknown = [task_id for task_id in task_ids if task_id not in state.book.tasks]
+        if unknown:
+            raise ValueError(f"unknown tasks {unknown[:3]}")
+        closing = [task_id for task_id in dict.fromkeys(task_ids) if not state.book.tasks[task_id].closed]
+        transaction.undo(state.book.close(closing))
+        write_events(state, transaction, actor=actor, kind="task.closed", subjects=closing, data={"reason": reason})
+
+    state.writer.run(operation)
+
+
+def write_events(
+    state: State, transaction: Transaction, *, actor: str, kind: str, subjects: Sequence[str], data: dict[str, Any] | None
+) -> list[Event]:
+    """The same event about each subject, and what it means for the mirrors in memory."""
+    now = state.clock()
+    seqs = state.counters.take(transaction, "events", len(subjects))
+    events = [
+        Event(id=new_id(), seq=seq, at=now, actor=actor, kind=kind, subject=subject, data=data or {})
+        for seq, subject in zip(seqs, subjects, strict=True)
+    ]
+    for event in events:
+        transaction.undo(state.accounts.apply(kind, event.subject))
+        if kind == "task.closed" and event.subject in state.book.tasks:
+            transaction.undo(state.book.close([event.subject]))
+    transaction.insert("events", [to_row(event) for event in events])
+    return events
+
+
+def _add(state: State, transaction: Transaction, records: list[Any]) -> int:
+    kind = type(records[0])
+    table = TABLE_OF[kind]
+    new = _new_only(transaction, table, records)
+    if not new:
+        return 0
+    for names, referred in _REFERENCES.get(kind, ()):
+        _check_exist(transaction, referred, {getattr(record, name) for record in new for name in names})
+    if kind in _UNIQUE:
+        _check_unique(transaction, table, new, *_UNIQUE[kind])
+    seqs = state.counters.take(transaction, table, len(new))
+    transaction.insert(table, [to_row(record, seq=seq) for record, seq in zip(new, seqs, strict=True)])
+    if kind is Task:
+        books = [_task_book(task, seq) for task, seq in zip(new, seqs, strict=True)]
+        transaction.undo(state.book.add(books))
+    elif kind in (Annotator, User, Token):
+        for account in new:
+            transaction.undo(state.accounts.add(account))
+    return len(new)
+
+
+def _add_judgments(state: State, transaction: Transaction, judgments: Sequence[Judgment]) -> int:
+    new = _new_only(transaction, "judgments", judgments)
+    missing = [j for j in new if j.task_id not in state.book.tasks or j.annotator_id not in state.accounts.annotators]
+    if missing:
+        raise ValueError(f"judgment {missing[0].id}: its task or annotator was not added before")
+    _check_exist(transaction, "responses", {i for j in new for i in (j.response_a_id, j.response_b_id)})
+    rows = []
+    for judgment, seq in zip(new, state.counters.take(transaction, "judgments", len(new)), strict=True):
+        revision = state.book.tasks[judgment.task_id].num_made.get(judgment.annotator_id, 0)
+        skipped = judgment.verdict == "skip"
+        transaction.undo(state.book.fill(judgment.task_id, judgment.annotator_id, skipped=skipped))
+        rows.append(to_row(judgment, seq=seq, revision=revision))
+    transaction.insert("judgments", rows)
+    return len(rows)
+
+
+def _new_only(transaction: Transaction, table: str, records: Iterable[Any]) -> list[Any]:
+    by_id = {record.id: record for record in reversed(list(records))}  # of two with one id the first counts
+    known = transaction.rows(f"SELECT id FROM {table} WHERE id IN (SELECT unnest($ids))", {"ids": list(by_id)})
+    for row in known:
+        del by_id[row["id"]]
+    return list(reversed(by_id.values()))
+
+
+def _check_exist(transaction: Transaction, table: str, ids: set[str]) -> None:
+    missing = "SELECT id FROM (SELECT unnest($ids) AS id) WHERE id NOT IN (SELECT id FROM " + table + ") ORDER BY id LIMIT 3"
+    rows = transaction.rows(missing, {"ids": list(ids)})
+    if rows:
+        raise ValueError(f"unknown {table}: {[row['id'] for row in rows]}; add them before what refers to them")
+
+
+def _check_unique(transaction: Transaction, table: str, records: list[Any], name: str, words: str) -> None:
+    values = [getattr(record, name) for record in records]
+    taken = transaction.rows(f"SELECT {name} FROM {table} WHERE {name} IN (SELECT unnest($values))", {"values": values})
+    repeated = [value for value in values if values.count(value) > 1]
+    for value in [row[name] for row in taken] + repeated:
+        raise UserError(f"{words} {value!r} is already taken. Use another one.")
+
+
+def _task_book(task: Task, seq: int) -> TaskBook:
+    return TaskBook(
+        id=task.id,
+        order=seq,
+        prompt_id=task.prompt_id,
+        response_1_id=task.response_1_id,
+        response_2_id=task.response_2_id,
+        priority=task.priority,
+        slots=[None] * task.wanted,
+    )
+
+

@@ -1,0 +1,173 @@
+"""The DuckDB file: who owns it, how it is opened and migrated. The only caller of ``duckdb.connect`` for the product's data."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import duckdb
+import pyarrow as pa
+
+from storage.errors import UserError
+
+IN_MEMORY = Path(":memory:")
+MIGRATIONS = Path(__file__).parent / "migrations"
+# Files stay readable by DuckDB 1.5, so that going back a version is possible; nothing is fetched while running.
+CONFIG: dict[str, Any] = {
+    "storage_compatibility_version": "v1.5.0",
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
+
+
+class Database:
+    """One open database. ``connection`` belongs to the writer thread; everybody else reads through ``cursor``."""
+
+    def __init__(self, path: Path, *, migrations: Path = MIGRATIONS) -> None:
+        self.path = path
+        self._owner = None if path == IN_MEMORY else _become_owner(path)
+        try:
+            self.connection = _connect(path)
+            self.schema_version = migrate(self.connection, migrations)
+        except BaseException:
+            self._release()
+            raise
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of its own for one reader: sees what is committed, blocks nobody."""
+        with self._lock:
+            cursor = self.connection.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    def rows(self, sql: str, params: Any = None) -> list[dict[str, Any]]:
+        """Rows of a query as dictionaries, by a reader of its own."""
+        with self.cursor() as cursor:
+            return fetch_rows(cursor, sql, params)
+
+    def close(self) -> None:
+        self.connection.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._owner:
+            self._owner.truncate(0)
+            self._owner.close()
+            self._owner = None
+
+
+def fetch_table(connection: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> pa.Table:
+    """The result of a query as an Arrow table; times are UTC."""
+    return connection.execute(sql, params).to_arrow_reader(100_000).read_all()
+
+
+def fetch_rows(connection: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> list[dict[str, Any]]:
+    """The result of a query as dictionaries of plain Python values."""
+    return fetch_table(connection, sql, params).to_pylist()
+
+
+def migrate(connection: duckdb.DuckDBPyConnection, migrations: Path = MIGRATIONS) -> int:
+    """Apply the numbered files that are missing, one transaction each, and return the schema's version.
+
+    Raises UserError where an applied file was edited since, or the database was written by a newer version.
+    """
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations"
+        " (version INTEGER PRIMARY KEY, name VARCHAR, sha256 VARCHAR, applied_at TIMESTAMPTZ)"
+    )
+    applied = dict(connection.execute("SELECT version, sha256 FROM schema_migrations").fetchall())
+    files = {int(path.name.split("_")[0]): path for path in sorted(migrations.glob("*.sql"))}
+    newest = max(files, default=0)
+    if applied and max(applied) > newest:
+        raise UserError(
+            f"the database has schema {max(applied)}, this version of nashloop knows only up to {newest}. Install the newer one."
+        )
+    for version, path in files.items():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if version not in applied:
+            _apply(connection, version, path, digest)
+        elif applied[version] != digest:
+            raise UserError(
+                f"migration {path.name} is not the one this database was made with."
+                " Restore the released file; add a new number to change the schema."
+            )
+    return newest
+
+
+def _apply(connection: duckdb.DuckDBPyConnection, version: int, path: Path, digest: str) -> None:
+    connection.begin()
+    try:
+        connection.execute(path.read_text())
+        connection.execute(
+            "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)", [version, path.name, digest, datetime.now(UTC)]
+        )
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.execute("CHECKPOINT")  # replaying DDL from the write-ahead log has had bugs (duckdb#25928)
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    try:
+        connection = duckdb.connect(str(path), config=CONFIG)
+    except duckdb.Error as error:
+        raise UserError(_why_not_opened(path, str(error))) from error
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    return connection
+
+
+def _why_not_opened(path: Path, error: str) -> str:
+    holder = re.search(r"PID (\d+)", error)
+    if holder:
+        return f"{path} is open in another program (PID {holder[1]}). Close it there, then try again."
+    if "WAL" in error:
+        return f"{path}: its write-ahead log is damaged ({error.splitlines()[0]}). Keep copies of both files; restore a backup."
+    return f"{path} cannot be opened as a database: {error.splitlines()[0]}. Check the file, or name another --data directory."
+
+
+def _become_owner(path: Path) -> TextIO:
+    """Lock the file beside the database that says who has it; UserError naming the holder where somebody else does.
+
+    A lock of our own because DuckDB's message names a program and a number but not what to do about them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    owner = open(path.with_name(path.name + ".owner"), "a+")  # noqa: SIM115 held open as long as the database is
+    try:
+        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner.seek(0)
+        text = owner.read()
+        owner.close()
+        raise UserError(_who_holds(path, text)) from error
+    owner.truncate(0)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    json.dump({"pid": os.getpid(), "command": _command(), "started": started}, owner)
+    owner.flush()
+    return owner
+
+
+def _who_holds(path: Path, text: str) -> str:
+    advice = "Talk to the running app (its commands find it by --data), or stop it first"
+    try:
+        holder = json.loads(text)
+    except ValueError:
+        return f"{path} is held by another process. {advice}."
+    return f"{path} is held by PID {holder['pid']} ({holder['command']}, since {holder['started']}). {advice}."
+
+
+def _command() -> str:
+    """Program and subcommand, without further arguments: they may hold secrets."""
+    return " ".join([Path(sys.argv[0]).name or "python", *(a for a in sys.argv[1:2] if not a.startswith("-"))])

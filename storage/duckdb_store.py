@@ -1,0 +1,228 @@
+"""The Store in one DuckDB file. Methods only delegate: content.py adds, labelling.py leases and judges, reading.py reads."""
+
+import random
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from storage import content, labelling, reading
+from storage.accounts import load_accounts
+from storage.backup import back_up
+from storage.database import IN_MEMORY, Database, fetch_rows
+from storage.lease_tables import load_lease_book
+from storage.records import (
+    Annotator,
+    Event,
+    Judgment,
+    JudgmentInput,
+    LeasedPair,
+    Policy,
+    Prompt,
+    Response,
+    Round,
+    SubmitResult,
+    Task,
+    Token,
+    User,
+)
+from storage.state import Counters, State, utcnow
+from storage.store import LEASE_SECONDS
+from storage.tables import SCHEMAS
+from storage.writer import Transaction, Writer
+
+
+def open_store(
+    path: Path | None = None,
+    *,
+    clock: Callable[[], datetime] = utcnow,
+    rng: random.Random | None = None,
+    lease_seconds: float = LEASE_SECONDS,
+) -> "DuckDBStore":
+    """Open or create the database at ``path``; None keeps everything in memory. UserError where another process holds it."""
+    database = Database(Path(path) if path else IN_MEMORY)
+    connection = database.connection
+    try:
+        state = State(
+            database=database,
+            book=load_lease_book(connection),
+            accounts=load_accounts(connection),
+            counters=_load_counters(connection),
+            writer=Writer(connection),
+            clock=clock,
+            rng=rng or random.Random(),
+            lease_seconds=lease_seconds,
+        )
+    except BaseException:
+        database.close()
+        raise
+    return DuckDBStore(state)
+
+
+class DuckDBStore:
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._open = True
+
+    # Content
+
+    def add_prompts(self, prompts: Sequence[Prompt]) -> int:
+        return content.add_records(self._state, [prompts])
+
+    def add_policy(self, policy: Policy) -> int:
+        return content.add_records(self._state, [[policy]])
+
+    def add_responses(self, responses: Sequence[Response]) -> int:
+        return content.add_records(self._state, [responses])
+
+    def add_tasks(self, tasks: Sequence[Task]) -> int:
+        return content.add_records(self._state, [tasks])
+
+    def close_tasks(self, task_ids: Sequence[str], *, actor: str, reason: str) -> None:
+        content.close_tasks(self._state, task_ids, actor=actor, reason=reason)
+
+    def add_annotator(self, annotator: Annotator) -> int:
+        return content.add_records(self._state, [[annotator]])
+
+    def add_user(self, user: User) -> int:
+        return content.add_records(self._state, [[user]])
+
+    def add_token(self, token: Token) -> int:
+        return content.add_records(self._state, [[token]])
+
+    def add_round(self, round_: Round) -> int:
+        return content.add_records(self._state, [[round_]])
+
+    def append_event(self, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None = None) -> Event:
+        return content.append_event(self._state, actor=actor, kind=kind, subject=subject, data=data)
+
+    def add_imported_judgments(self, judgments: Sequence[Judgment]) -> int:
+        return content.add_records(self._state, [], judgments)
+
+    def add_batch(
+        self,
+        *,
+        prompts: Sequence[Prompt] = (),
+        responses: Sequence[Response] = (),
+        tasks: Sequence[Task] = (),
+        annotators: Sequence[Annotator] = (),
+        judgments: Sequence[Judgment] = (),
+    ) -> int:
+        return content.add_records(self._state, [prompts, responses, tasks, annotators], judgments)
+
+    # Labelling
+
+    def lease(self, annotator_id: str, count: int, *, resume: bool = False) -> list[LeasedPair]:
+        return labelling.lease_pairs(self._state, annotator_id, count, resume=resume)
+
+    def renew(self, lease_ids: Sequence[str], annotator_id: str) -> list[str]:
+        return labelling.renew(self._state, lease_ids, annotator_id)
+
+    def submit(self, judgment: JudgmentInput, *, annotator_id: str) -> SubmitResult:
+        return labelling.submit(self._state, judgment, annotator_id=annotator_id)
+
+    def withdraw(self, judgment_id: str, *, annotator_id: str) -> LeasedPair | None:
+        return labelling.withdraw(self._state, judgment_id, annotator_id=annotator_id)
+
+    # Reading
+
+    def list_prompts(self, split: str | None = None) -> list[Prompt]:
+        return reading.list_prompts(self._state, split)
+
+    def list_policies(self) -> list[Policy]:
+        return reading.list_policies(self._state)
+
+    def get_policy(self, policy_id: str) -> Policy | None:
+        return next(iter(reading.list_policies(self._state, policy_id=policy_id)), None)
+
+    def serving_policy(self) -> Policy | None:
+        return next(iter(reading.list_policies(self._state, status="serving")), None)
+
+    def list_responses(self, *, policy_id: str | None = None, role: str | None = None) -> list[Response]:
+        return reading.list_responses(self._state, policy_id=policy_id, role=role)
+
+    def open_tasks(self) -> list[Task]:
+        return reading.open_tasks(self._state)
+
+    def get_judgment(self, judgment_id: str) -> Judgment | None:
+        return labelling.find_judgment(self._state, judgment_id)
+
+    def list_judgments(self, *, annotator_id: str | None = None, limit: int | None = None) -> list[Judgment]:
+        return reading.list_judgments(self._state, annotator_id=annotator_id, limit=limit)
+
+    def count_judgments(self, *, since_seq: int = 0, decided_only: bool = False) -> int:
+        return reading.count_judgments(self._state, since_seq=since_seq, decided_only=decided_only)
+
+    def list_annotators(self) -> list[Annotator]:
+        return list(self._state.accounts.annotators.values())
+
+    def get_annotator(self, handle: str) -> Annotator | None:
+        return self._state.accounts.annotator_by_handle(handle)
+
+    def list_users(self) -> list[User]:
+        return list(self._state.accounts.users.values())
+
+    def get_user(self, user_id: str) -> User | None:
+        return self._state.accounts.users.get(user_id)
+
+    def list_tokens(self) -> list[Token]:
+        return list(self._state.accounts.tokens.values())
+
+    def find_token(self, sha256: str) -> Token | None:
+        return self._state.accounts.valid_token(sha256, self._state.clock())
+
+    def use_signin_token(self, sha256: str) -> Token | None:
+        def operation(transaction: Transaction) -> Token | None:
+            token = self.find_token(sha256)
+            if token is None or token.kind != "signin":
+                return None
+            actor = token.user_id or "system"
+            content.write_events(self._state, transaction, actor=actor, kind="token.revoked", subjects=[token.id], data=None)
+            return token
+
+        return self._state.writer.run(operation)
+
+    def list_rounds(self) -> list[Round]:
+        return reading.list_rounds(self._state)
+
+    def get_round(self, number: int) -> Round | None:
+        return next(iter(reading.list_rounds(self._state, number)), None)
+
+    def list_events(self, *, kind_prefix: str = "", since_seq: int = 0, limit: int = 1000) -> list[Event]:
+        return reading.list_events(self._state, kind_prefix=kind_prefix, since_seq=since_seq, limit=limit)
+
+    def stats(self) -> dict[str, Any]:
+        return reading.stats(self._state)
+
+    def query(self, sql: str, params: dict[str, Any] | None = None) -> pa.Table:
+        return reading.query(self._state, sql, params)
+
+    # Care
+
+    def backup(self, path: Path) -> None:
+        back_up(self._state, Path(path))
+
+    def health(self) -> dict[str, Any]:
+        """Is the writer taking work, how much waits, which schema, which file."""
+        state = self._state
+        return {
+            "writer": self._open and state.writer.alive(),
+            "queue": state.writer.waiting(),
+            "schema": state.database.schema_version,
+            "path": str(state.database.path),
+        }
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._state.writer.close()
+            self._state.database.close()
+
+
+def _load_counters(connection: duckdb.DuckDBPyConnection) -> Counters:
+    tables = [table for table, schema in SCHEMAS.items() if "seq" in schema.names]
+    sql = " UNION ALL ".join(f"SELECT '{table}' AS name, coalesce(max(seq), 0) AS last FROM {table}" for table in tables)
+    return Counters({row["name"]: row["last"] for row in fetch_rows(connection, sql)})

@@ -1,0 +1,67 @@
+"""The lease book as the tables tell it: read once, at start."""
+
+from typing import Any
+
+import duckdb
+
+from storage.database import fetch_rows
+from storage.leases import FILLED, Lease, LeaseBook, TaskBook
+
+_TASKS = """
+    SELECT id, seq, prompt_id, response_1_id, response_2_id, priority, wanted,
+           id IN (SELECT subject FROM events WHERE kind = 'task.closed') AS closed
+    FROM tasks ORDER BY seq
+"""
+# The last lease of each slot, what became of it, and until when it was renewed.
+_HOLDERS = """
+    WITH renewed AS (SELECT lease_id, max(expires_at) AS expires_at FROM renewals GROUP BY lease_id)
+    SELECT leases.* EXCLUDE (expires_at), greatest(leases.expires_at, renewed.expires_at) AS expires_at, judgments.verdict
+    FROM leases LEFT JOIN judgments USING (id) LEFT JOIN renewed ON renewed.lease_id = leases.id
+    QUALIFY row_number() OVER (PARTITION BY leases.task_id, leases.slot ORDER BY leases.seq DESC) = 1
+    ORDER BY leases.seq
+"""
+_MADE = """
+    SELECT judgments.task_id, judgments.annotator_id, count(*) AS num_made, count(standing.id) AS num_standing
+    FROM judgments LEFT JOIN standing USING (id) GROUP BY ALL
+"""
+_IMPORTED = """
+    SELECT task_id, count(*) AS num_filled FROM standing
+    WHERE verdict <> 'skip' AND id NOT IN (SELECT id FROM leases) GROUP BY task_id
+"""
+
+
+def load_lease_book(connection: duckdb.DuckDBPyConnection) -> LeaseBook:
+    book = LeaseBook()
+    book.add(_task(row) for row in fetch_rows(connection, _TASKS))
+    for row in fetch_rows(connection, _MADE):
+        task = book.tasks[row["task_id"]]
+        task.num_made[row["annotator_id"]] = row["num_made"]
+        if row["num_standing"]:
+            task.done.add(row["annotator_id"])
+    for row in fetch_rows(connection, _HOLDERS):
+        verdict = row.pop("verdict")
+        row.pop("seq")
+        lease = Lease(**row)
+        if verdict is None:
+            book.issue(lease)
+        elif verdict != "skip":
+            book.tasks[lease.task_id].slots[lease.slot] = FILLED
+    for row in fetch_rows(connection, _IMPORTED):
+        slots = book.tasks[row["task_id"]].slots
+        free = [i for i, holder in enumerate(slots) if holder is None]
+        for i in free[: row["num_filled"]]:
+            slots[i] = FILLED
+    return book
+
+
+def _task(row: dict[str, Any]) -> TaskBook:
+    return TaskBook(
+        id=row["id"],
+        order=row["seq"],
+        prompt_id=row["prompt_id"],
+        response_1_id=row["response_1_id"],
+        response_2_id=row["response_2_id"],
+        priority=row["priority"],
+        slots=[None] * row["wanted"],
+        closed=row["closed"],
+    )

@@ -1,0 +1,203 @@
+"""Who may judge what next: the free places of every task, in memory. Pure: no clock, no database, no randomness.
+
+A task has ``wanted`` slots. A slot is free, held by a lease, or filled by a judgment. A lease that has expired keeps its slot
+until the slot is given to somebody else, so that a late answer is lost only if it was replaced. Every change returns the
+function that undoes it. The book is rebuilt from the tables at start (lease_tables.py); only the writer thread touches it.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+FILLED = "filled"
+
+Undo = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    id: str
+    task_id: str
+    annotator_id: str
+    slot: int
+    response_a_id: str
+    response_b_id: str
+    issued_at: datetime
+    expires_at: datetime
+    supersedes: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskBook:
+    """One task. ``slots``: None is free, FILLED is judged, anything else the id of the lease that holds it."""
+
+    id: str
+    order: int  # of writing: earlier first among equal priorities
+    prompt_id: str
+    response_1_id: str
+    response_2_id: str
+    priority: float
+    slots: list[str | None]
+    closed: bool = False
+    num_made: dict[str, int] = field(default_factory=dict)  # annotator -> judgments of this task ever made
+    done: set[str] = field(default_factory=set)  # annotators with a standing judgment or skip
+
+    @property
+    def entry(self) -> tuple[float, int, str]:
+        return -self.priority, self.order, self.id
+
+
+class LeaseBook:
+    def __init__(self) -> None:
+        self.tasks: dict[str, TaskBook] = {}
+        self.leases: dict[str, Lease] = {}  # unanswered and still holding their slot, expired or not
+        self._held_by: dict[str, dict[str, None]] = {}  # annotator -> lease ids in order of issue
+        self._heaps: dict[str, list[tuple[float, int, str]]] = {}  # annotator -> tasks that may have a place for them
+        self._expiring: list[tuple[datetime, str]] = []
+
+    # Tasks
+
+    def add(self, tasks: Iterable[TaskBook]) -> Undo:
+        added = list(tasks)
+        for task in added:
+            self.tasks[task.id] = task
+            self._offer(task)
+
+        def undo() -> None:
+            for task in added:
+                self.tasks.pop(task.id, None)
+
+        return undo
+
+    def close(self, task_ids: Iterable[str]) -> Undo:
+        tasks = [self.tasks[task_id] for task_id in task_ids if not self.tasks[task_id].closed]
+        for task in tasks:
+            task.closed = True
+
+        def undo() -> None:
+            for task in tasks:
+                task.closed = False
+                self._offer(task)
+
+        return undo
+
+    # Leases
+
+    def held(self, annotator_id: str, now: datetime) -> list[Lease]:
+        """Open leases of an annotator, in order of issue."""
+        leases = [self.leases[lease_id] for lease_id in self._held_by.get(annotator_id, ())]
+        return [lease for lease in leases if lease.expires_at > now]
+
+    def next_task(self, annotator_id: str, now: datetime) -> tuple[TaskBook, int] | None:
+        """The task this annotator should judge next and the slot for it; None when nothing is left for them.
+
+        A task that has nothing for them now leaves their heap: whatever frees a slot offers the task to all again.
+        """
+        self._expire(now)
+        if annotator_id not in self._heaps:
+            self._heaps[annotator_id] = [task.entry for task in self.tasks.values() if not task.closed]
+            heapq.heapify(self._heaps[annotator_id])
+        heap = self._heaps[annotator_id]
+        while heap:
+            task = self.tasks.get(heap[0][2])
+            slot = None if task is None else self._slot_for(task, annotator_id, now)
+            if task is not None and slot is not None:
+                return task, slot
+            heapq.heappop(heap)
+        return None
+
+    def free_slot(self, task: TaskBook, now: datetime) -> int | None:
+        """A slot that nobody holds: untouched ones first, then those whose lease has expired."""
+        if None in task.slots:
+            return task.slots.index(None)
+        lapsed = (i for i, holder in enumerate(task.slots) if holder in self.leases and self.leases[holder].expires_at <= now)
+        return next(lapsed, None)
+
+    def issue(self, lease: Lease) -> Undo:
+        """Give the lease's slot to it; whoever held the slot loses it."""
+        task = self.tasks[lease.task_id]
+        undo = self._remember(task)
+        self._drop(task.slots[lease.slot])
+        if lease.supersedes is not None:
+            task.done.discard(lease.annotator_id)
+        self._hold(task, lease)
+        return undo
+
+    def renew(self, lease: Lease, expires_at: datetime) -> Undo:
+        task = self.tasks[lease.task_id]
+        undo = self._remember(task)
+        self._hold(task, replace(lease, expires_at=expires_at))
+        return undo
+
+    def settle(self, lease: Lease, *, skipped: bool) -> Undo:
+        """The lease was answered: its slot is filled, or free for somebody else after a skip."""
+        task = self.tasks[lease.task_id]
+        undo = self._remember(task)
+        self._drop(lease.id)
+        task.slots[lease.slot] = None if skipped else FILLED
+        self._count(task, lease.annotator_id)
+        if skipped:
+            self._offer(task)
+        return undo
+
+    def fill(self, task_id: str, annotator_id: str, *, skipped: bool) -> Undo:
+        """A judgment made elsewhere: takes a free slot if there is one."""
+        task = self.tasks[task_id]
+        undo = self._remember(task)
+        if not skipped and None in task.slots:
+            task.slots[task.slots.index(None)] = FILLED
+        self._count(task, annotator_id)
+        return undo
+
+    # Inside
+
+    def _slot_for(self, task: TaskBook, annotator_id: str, now: datetime) -> int | None:
+        if task.closed or annotator_id in task.done:
+            return None
+        for slot, holder in enumerate(task.slots):
+            lease = self.leases.get(holder) if holder else None
+            if lease is not None and lease.annotator_id == annotator_id:  # their own lapsed lease is replaced first
+                return slot if lease.expires_at <= now else None
+        return self.free_slot(task, now)
+
+    def _count(self, task: TaskBook, annotator_id: str) -> None:
+        task.num_made[annotator_id] = task.num_made.get(annotator_id, 0) + 1
+        task.done.add(annotator_id)
+
+    def _hold(self, task: TaskBook, lease: Lease) -> None:
+        task.slots[lease.slot] = lease.id
+        self.leases[lease.id] = lease
+        self._held_by.setdefault(lease.annotator_id, {})[lease.id] = None
+        heapq.heappush(self._expiring, (lease.expires_at, lease.id))
+
+    def _drop(self, holder: str | None) -> None:
+        lease = self.leases.pop(holder, None) if holder else None
+        if lease is not None:
+            del self._held_by[lease.annotator_id][lease.id]
+
+    def _offer(self, task: TaskBook) -> None:
+        for heap in self._heaps.values():
+            heapq.heappush(heap, task.entry)
+
+    def _expire(self, now: datetime) -> None:
+        while self._expiring and self._expiring[0][0] <= now:
+            _, lease_id = heapq.heappop(self._expiring)
+            lease = self.leases.get(lease_id)
+            if lease is not None and lease.expires_at <= now:
+                self._offer(self.tasks[lease.task_id])
+
+    def _remember(self, task: TaskBook) -> Undo:
+        """The function that puts the task and its leases back as they are now."""
+        slots, num_made, done = list(task.slots), dict(task.num_made), set(task.done)
+        leases = [self.leases[holder] for holder in slots if holder in self.leases]
+
+        def restore() -> None:
+            for holder in task.slots:
+                self._drop(holder)
+            task.slots, task.num_made, task.done = list(slots), num_made, done
+            for lease in leases:
+                self._hold(task, lease)
+            self._offer(task)
+
+        return restore

@@ -1,0 +1,251 @@
+"""One thread writes. Operations from any thread are committed in groups and acknowledged after COMMIT has returned.
+
+An operation is a function of a ``Transaction``. It looks first and writes afterwards; what it changes in memory it undoes
+through ``undo``. It may be run again: if a group cannot be committed, everything is undone and each operation of the group
+gets a transaction of its own, so that one that fails does not fail its neighbours.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import duckdb
+import pyarrow as pa
+
+from storage.database import fetch_rows
+from storage.errors import UserError
+from storage.tables import SCHEMAS
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+MAX_GROUP = 256
+MAX_WAITING = 4096
+IDLE_SECONDS = 30.0
+FEW_ROWS = 16  # up to here one INSERT ... VALUES is faster than going through Arrow, measured
+
+
+class Transaction:
+    """Rows wait in memory and are written in one statement per table; queries see them because they flush first."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._waiting: dict[str, list[Sequence[Any]]] = {}
+        self._undo: list[Callable[[], object]] = []
+        self._num_flushes = 0
+
+    def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._waiting.setdefault(table, []).extend(rows)
+
+    def undo(self, action: Callable[[], object]) -> None:
+        """Run ``action`` if this operation is not committed."""
+        self._undo.append(action)
+
+    def rows(self, sql: str, params: Any = None) -> list[dict[str, Any]]:
+        self.flush()
+        return fetch_rows(self._connection, sql, params)
+
+    def flush(self) -> None:
+        for table, rows in self._waiting.items():
+            insert_rows(self._connection, table, rows)
+        self._num_flushes += bool(self._waiting)
+        self._waiting = {}
+
+    def mark(self) -> tuple[int, int, dict[str, int]]:
+        return self._num_flushes, len(self._undo), {table: len(rows) for table, rows in self._waiting.items()}
+
+    def back_to(self, mark: tuple[int, int, dict[str, int]]) -> bool:
+        """Forget what was done since ``mark``; False if part of it has been flushed to the database already."""
+        num_flushes, num_undo, lengths = mark
+        if num_flushes != self._num_flushes:
+            return False
+        self._waiting = {table: rows[: lengths[table]] for table, rows in self._waiting.items() if lengths.get(table)}
+        self._run_undo(num_undo)
+        return True
+
+    def roll_back(self) -> None:
+        self._run_undo(0)
+        self._connection.rollback()
+
+    def _run_undo(self, keep: int) -> None:
+        while len(self._undo) > keep:
+            self._undo.pop()()
+
+
+class _Job:
+    def __init__(self, operation: Callable[[Transaction], Any]) -> None:
+        self.operation = operation
+        self.future: Future[Any] = Future()
+        self.outcome: Any = None
+        self.error: BaseException | None = None
+
+    def acknowledge(self) -> None:
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.outcome)
+
+
+class _GroupFailed(Exception):
+    """The group has to be undone and tried one by one."""
+
+
+class Writer:
+    """Runs operations one after the other in its thread. ``connection`` is used by nobody else."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._connection = connection
+        self._queue: queue.Queue[_Job | None] = queue.Queue(MAX_WAITING)
+        self._idle_seconds = idle_seconds
+        self._dirty = False
+        self._closing = threading.Lock()
+        self._closed = False
+        self.stopped_by: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="nashloop-writer", daemon=True)
+        self._thread.start()
+
+    def run(self, operation: Callable[[Transaction], T]) -> T:
+        """The operation's value, after the COMMIT that contains it; raises what the operation raised."""
+        job = _Job(operation)
+        with self._closing:
+            if self._closed:
+                raise UserError("the database is closed. Start nashloop again.")
+            self._queue.put(job)
+        return job.future.result()
+
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive() and self.stopped_by is None
+
+    def close(self) -> None:
+        """Write what is waiting, then stop."""
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            group, closing = self._next_group()
+            if group:
+                self._write(group)
+            elif self._dirty:  # idle or closing: a short log makes the next start quick
+                self._checkpoint()
+            if closing:
+                if self._dirty:
+                    self._checkpoint()
+                return
+
+    def _next_group(self) -> tuple[list[_Job], bool]:
+        group: list[_Job] = []
+        try:
+            job = self._queue.get(timeout=self._idle_seconds if self._dirty else None)
+            while job is not None:
+                group.append(job)
+                if len(group) == MAX_GROUP:
+                    return group, False
+                job = self._queue.get_nowait()
+            return group, True
+        except queue.Empty:
+            return group, False
+
+    def _write(self, group: list[_Job]) -> None:
+        try:
+            self._commit(group)
+        except _GroupFailed as failure:
+            for job in group:
+                job.error = failure.__cause__
+                if len(group) > 1 and self.stopped_by is None:
+                    self._write_alone(job)
+        self._dirty = True
+        for job in group:
+            job.acknowledge()
+
+    def _write_alone(self, job: _Job) -> None:
+        try:
+            self._commit([job])
+        except _GroupFailed as failure:
+            job.error = failure.__cause__
+
+    def _commit(self, group: list[_Job]) -> None:
+        """Run and commit the group, filling outcomes and errors; _GroupFailed when all of it was undone."""
+        if self.stopped_by is not None:
+            raise _GroupFailed from _stopped(self.stopped_by)
+        transaction = Transaction(self._connection)
+        try:
+            self._connection.begin()
+            for job in group:
+                _attempt(job, transaction)
+            transaction.flush()
+            self._connection.commit()
+        except Exception as error:
+            raise _GroupFailed from self._abandon(transaction, error)
+
+    def _abandon(self, transaction: Transaction, error: Exception) -> BaseException:
+        try:
+            transaction.roll_back()
+        except duckdb.TransactionException:
+            pass  # a failed COMMIT has already rolled back
+        except duckdb.Error as worse:
+            error = worse
+        if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
+            logger.critical("the database engine failed, nothing is acknowledged any more: %s", error)
+            self.stopped_by = error
+            return _stopped(error)
+        return _readable(error)
+
+    def _checkpoint(self) -> None:
+        self._dirty = False
+        if self.stopped_by is None:
+            try:
+                self._connection.execute("CHECKPOINT")
+            except duckdb.Error as error:
+                logger.warning("checkpoint put off: %s", error)  # the log is replayed at the next start
+
+
+def _attempt(job: _Job, transaction: Transaction) -> None:
+    mark = transaction.mark()
+    job.error = None
+    try:
+        job.outcome = job.operation(transaction)
+    except duckdb.Error:
+        raise
+    except Exception as error:
+        if not transaction.back_to(mark):
+            raise
+        job.error = error
+
+
+def insert_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Append rows, given in the column order of ``tables.SCHEMAS``."""
+    schema = SCHEMAS[table]
+    names = ", ".join(f'"{name}"' for name in schema.names)
+    if len(rows) <= FEW_ROWS:
+        marks = ", ".join(["(" + ", ".join("?" * len(schema)) + ")"] * len(rows))
+        connection.execute(f"INSERT INTO {table} ({names}) VALUES {marks}", [value for row in rows for value in row])
+        return
+    columns = [pa.array(column, type=field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    connection.register("new_rows", pa.Table.from_arrays(columns, schema=schema))
+    try:
+        connection.execute(f"INSERT INTO {table} ({names}) SELECT * FROM new_rows")
+    finally:
+        connection.unregister("new_rows")
+
+
+def _stopped(cause: BaseException) -> UserError:
+    return UserError(
+        f"the database engine stopped ({str(cause).splitlines()[0]}). Everything acknowledged is on disk; restart nashloop."
+    )
+
+
+def _readable(error: Exception) -> Exception:
+    text = str(error)
+    if isinstance(error, duckdb.IOException) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
+        return UserError(f"the disk is full, nothing of this was stored ({text.splitlines()[0]}). Free some space, then try again.")
+    return error
