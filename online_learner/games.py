@@ -107,23 +107,31 @@ def minimise_objective(
 ) -> Tensor:
     """Minimiser of rule_objective for any weights (A, A) of ordered pairs, log-probabilities (A,).
 
-    L-BFGS on logits in float64, restarted because its line search stalls at the rounding of the loss, not of the gradient.
+    L-BFGS on logits in float64, then one Newton step: the line search stalls at the rounding of the loss, not of its gradient.
     """
-    logits = anchor_logps.clone().requires_grad_()
-    fixed = {"pair_weights": pair_weights.unsqueeze(0), "opponent_weights": opponents.unsqueeze(0)}
+    anchor, preferences = anchor_logps.unsqueeze(0), prefs.unsqueeze(0)
+    weights, opponents = pair_weights.unsqueeze(0), opponents.unsqueeze(0)
 
-    def loss() -> Tensor:
-        logits.grad = None
+    def objective(logits: Tensor) -> Tensor:
         logps = logits.log_softmax(-1).unsqueeze(0)
-        value = rule_objective(rule, logps, anchor_logps.unsqueeze(0), prefs.unsqueeze(0), **settings._asdict(), **fixed)
+        chosen = {"pair_weights": weights, "opponent_weights": opponents, "total_weight": None}
+        return rule_objective(rule, logps, anchor, preferences, **settings._asdict(), **chosen)
+
+    logits = anchor_logps.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([logits], max_iter=2000, tolerance_change=0.0, history_size=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        logits.grad = None
+        value = objective(logits)
         value.backward()
         return value
 
-    for _ in range(3):
-        torch.optim.LBFGS(
-            [logits], max_iter=2000, tolerance_grad=1e-14, tolerance_change=0.0, history_size=50, line_search_fn="strong_wolfe"
-        ).step(loss)
-    return logits.detach().log_softmax(-1)
+    optimiser.step(closure)
+    (gradient,) = torch.autograd.grad(objective(logits), logits)
+    hessian = torch.autograd.functional.hessian(objective, logits)
+    # pinv: adding a constant to all logits changes nothing
+    newton = torch.linalg.pinv(torch.as_tensor(hessian), rtol=1e-12, hermitian=True) @ gradient
+    return (logits - newton).detach().log_softmax(-1)
 
 
 def fit_for(rule: UpdateRule) -> Fit:

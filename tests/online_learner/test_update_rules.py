@@ -1,0 +1,109 @@
+"""The table of update rules: coefficients by hand, settings refused, mixtures of policies."""
+
+import pytest
+
+from online_learner.update_rules import UPDATE_RULES, check_pair_selection, get_rule, list_rules, mix_anchors
+from storage.errors import UserError
+
+
+def test_the_reference_rule_by_hand():
+    # eta 2, tau .05: q = .9, anchors q^2 = .81 and .19, target eta (1 + q) = 3.8, next auxiliary 1 / 1.9 and .9 / 1.9
+    rule = UPDATE_RULES["onpo_ref"]
+    assert rule.anchors(2, 0.05) == pytest.approx({"auxiliary": 0.81, "reference": 0.19})
+    assert rule.target(2, 0.05) == pytest.approx(3.8)
+    assert rule.next_auxiliary(2, 0.05) == pytest.approx({"policy": 1 / 1.9, "auxiliary": 0.9 / 1.9})
+
+
+@pytest.mark.parametrize(
+    ("name", "coefficient"),
+    # eta 2, tau .25: margins for p = 1 are half of these; for IPO 1 / (2 tau) = 2, for ONPO in one fit 2 eta / 2 = 2
+    [("onpo_ref", 3.0), ("onpo", 4.0), ("onpo_two_fit", 2.0), ("inpo", 2.0), ("omd", 2.0), ("ipo", 4.0), ("dpo", 0.0)],
+)
+def test_target_coefficients_by_hand(name, coefficient):
+    assert UPDATE_RULES[name].target(2.0, 0.25) == coefficient
+
+
+@pytest.mark.parametrize("name", list(UPDATE_RULES))
+def test_coefficients_of_every_rule_sum_to_one(name):
+    rule = UPDATE_RULES[name]
+    for step_size, kl_coef in ((1.0, 0.0), (5.0, 0.01), (4.0, 0.05)):
+        assert sum(rule.anchors(step_size, kl_coef).values()) == pytest.approx(1.0)
+        assert sum(rule.next_auxiliary(step_size, kl_coef).values()) == pytest.approx(1.0)
+
+
+def test_the_default_rule_is_listed_first_with_its_settings():
+    rows = list_rules()
+    assert [row["name"] for row in rows] == list(UPDATE_RULES)
+    assert rows[0]["name"] == "onpo_ref"
+    assert rows[0]["settings"] == ["step_size", "kl_coef"]
+    assert all(row["summary"].endswith(".") and "arXiv" in row["source"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("onpo_ref", {"step_size": 20.0, "kl_coef": 0.05, "beta": 0.1}, r"step_size \* kl_coef .* got 20.0 \* 0.05 = 1"),
+        ("onpo_ref", {"step_size": 1.0, "kl_coef": -0.1, "beta": 0.1}, "kl_coef must be zero or a positive number, got -0.1"),
+        ("onpo", {"step_size": 0.0, "kl_coef": 0.0, "beta": 0.1}, "step_size must be a positive number, got 0.0"),
+        ("ipo", {"step_size": 1.0, "kl_coef": 0.0, "beta": 0.1}, "kl_coef must be a positive number, got 0.0"),
+        ("dpo", {"step_size": 1.0, "kl_coef": 0.0, "beta": float("nan")}, "beta must be a positive number, got nan"),
+    ],
+)
+def test_settings_that_break_a_rule_are_refused_by_name_and_value(name, settings, words):
+    with pytest.raises(UserError, match=words):
+        UPDATE_RULES[name].check(**settings)
+
+
+def test_settings_that_a_rule_does_not_use_are_not_checked():
+    UPDATE_RULES["onpo"].check(step_size=100.0, kl_coef=0.5, beta=-1.0)  # the paper's step of 100, no pull
+    UPDATE_RULES["onpo_ref"].check(step_size=5.0, kl_coef=0.0, beta=0.1)
+
+
+def test_an_unknown_rule_is_answered_with_the_names():
+    with pytest.raises(UserError, match=r"unknown update rule 'opno'.*onpo_ref, onpo, onpo_two_fit, inpo"):
+        get_rule("opno")
+    assert get_rule("inpo") is UPDATE_RULES["inpo"]
+
+
+@pytest.mark.parametrize("name", ["onpo_ref", "onpo", "onpo_two_fit", "inpo", "omd", "ipo"])
+def test_best_against_worst_is_refused_where_it_moves_the_fixed_point(name):
+    with pytest.raises(UserError, match=f"best_worst.*{name}.*Use pairs = 'all' or 'random'"):
+        check_pair_selection(UPDATE_RULES[name], "best_worst")
+    check_pair_selection(UPDATE_RULES[name], "random")
+
+
+def test_best_against_worst_is_accepted_by_logistic_rules_and_unknown_selections_by_none():
+    check_pair_selection(UPDATE_RULES["dpo"], "best_worst")
+    with pytest.raises(UserError, match=r"unknown pair selection 'top'.*all, random, best_worst"):
+        check_pair_selection(UPDATE_RULES["dpo"], "top")
+
+
+def test_equal_policies_are_merged():
+    # in the first round everything is the base policy: .81 + .19
+    assert mix_anchors({"auxiliary": 0.81, "reference": 0.19}, {"base": 1.0}, "base", "base") == pytest.approx({"base": 1.0})
+    mixed = mix_anchors({"auxiliary": 0.81, "reference": 0.19}, {"base": 0.4, "p1": 0.6}, "p1", "base")
+    assert mixed == pytest.approx({"base": 0.81 * 0.4 + 0.19, "p1": 0.81 * 0.6})
+
+
+def test_the_auxiliary_mixture_of_three_rounds_halves_each_time():
+    rule, mixture = UPDATE_RULES["onpo"], {"p0": 1.0}
+    for new, parent in (("p1", "p0"), ("p2", "p1"), ("p3", "p2")):
+        mixture = mix_anchors(rule.next_auxiliary(1, 0), mixture, parent, "p0", policy_id=new)
+    assert mixture == pytest.approx({"p0": 1 / 8, "p1": 1 / 8, "p2": 1 / 4, "p3": 1 / 2})
+
+
+def test_rules_without_optimism_carry_the_new_policy_alone():
+    assert mix_anchors(UPDATE_RULES["inpo"].next_auxiliary(2, 0.1), {"p0": 1.0}, "p0", "p0", policy_id="p1") == {"p1": 1.0}
+
+
+def test_small_coefficients_are_dropped_on_request_and_the_rest_renormalised():
+    roles, auxiliary = {"auxiliary": 1.0}, {"p0": 0.05, "p1": 0.15, "p2": 0.8}
+    assert mix_anchors(roles, auxiliary, "p2", "p0") == pytest.approx(auxiliary)
+    assert mix_anchors(roles, auxiliary, "p2", "p0", drop_small=True) == pytest.approx({"p1": 0.15 / 0.95, "p2": 0.8 / 0.95})
+
+
+def test_a_mixture_that_does_not_sum_to_one_or_names_a_strange_role_is_a_mistake_of_the_caller():
+    with pytest.raises(ValueError, match="must sum to 1"):
+        mix_anchors({"auxiliary": 1.0}, {"p0": 0.5}, "p0", "p0")
+    with pytest.raises(ValueError, match="role 'policy' is not one of"):
+        mix_anchors({"policy": 1.0}, {"p0": 1.0}, "p0", "p0")
