@@ -1,0 +1,267 @@
+"""Trains the built-in tiny policy from nothing and measures it.
+
+    python scripts/train_tiny_policy.py             everything that lies in online_learner/tiny_policy
+    python scripts/train_tiny_policy.py --check     measure the weights that are there; exit code 1 where a target is missed
+
+One CPU thread, so that the same machine gives the same weights.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiny_corpus
+import torch
+from tiny_corpus import Example, Item
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from online_learner.text_quality import load_known_sentences, on_topic, text_quality
+
+MODEL_DIR = Path(__file__).resolve().parent.parent / "online_learner" / "tiny_policy"
+PAD, END, SYSTEM, USER, ASSISTANT = SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{ '<|' + message['role'] + '|>' + message['content'] | trim }}"
+    "{%- if message['role'] == 'assistant' -%}{{ '<|end|>' }}{%- endif -%}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
+)
+SYSTEM_MESSAGES = ("You are a helpful assistant.", "Answer the question of the user.", "You give everyday advice.")
+TARGETS = {"correct": 0.90, "on_topic": 0.95, "style_distance": 0.03}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Size of the model and how it is trained."""
+
+    vocab_size: int = 2048
+    hidden_size: int = 128
+    intermediate_size: int = 416
+    num_layers: int = 4
+    num_heads: int = 4
+    context: int = 512
+    steps: int = 1600
+    batch_size: int = 64
+    sub_batch_size: int = 16
+    matrix_learning_rate: float = 0.02
+    learning_rate: float = 3e-3
+    warmup_steps: int = 50
+    max_grad_norm: float = 1.0
+    system_share: float = 0.05
+    seed: int = 0
+
+
+def train_tokenizer(items: list[Item], recipe: Recipe) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer fitted to the corpus; it can spell any text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    examples = itertools.islice(tiny_corpus.corpus(items, recipe.seed), 30_000)
+    tokenizer.train_from_iterator((f"{e.question}\n{e.response}" for e in examples), trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
+        model_max_length=recipe.context,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
+    """A Llama with random weights that stops at the end token and samples its own distribution."""
+    torch.manual_seed(recipe.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=recipe.vocab_size,
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.num_layers,
+            num_attention_heads=recipe.num_heads,
+            num_key_value_heads=recipe.num_heads,
+            max_position_embeddings=recipe.context,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=128,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, example: Example, system: str | None) -> tuple[list[int], int]:
+    """(token ids of the whole conversation, length of its prompt)."""
+    prompt = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": example.question}]
+    prompt_text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    prompt_ids = tokenizer.encode(prompt_text)
+    return prompt_ids + tokenizer.encode(example.response + END), len(prompt_ids)
+
+
+def response_loss(model: LlamaForCausalLM, sequences: list[tuple[list[int], int]]) -> Tensor:
+    """Sum of -log p over response and end tokens, nats; prompts and padding do not count. Scalar."""
+    longest = max(len(ids) for ids, _ in sequences)
+    tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in sequences])
+    counted = torch.tensor([[prompt <= t < len(ids) for t in range(longest)] for ids, prompt in sequences])
+    # Padding is on the right, so the causal mask alone keeps it out of every counted position.
+    hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
+    logits = model.lm_head(hidden[counted[:, 1:]])
+    return functional.cross_entropy(logits, tokens[:, 1:][counted[:, 1:]], reduction="sum")
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: list[Item], recipe: Recipe) -> None:
+    """Muon on the weight matrices and AdamW on the rest, with warm-up and a cosine; each step sees fresh examples.
+
+    A step is a random batch cut by length into sub-batches: little padding, and every token of the batch weighs the same.
+    (Batches sorted by length with a token mean each would over-weight short answers.)
+    """
+    optimizers = new_optimizers(model, recipe)
+    schedules = [LambdaLR(optimizer, lambda step: learning_rate_factor(step, recipe)) for optimizer in optimizers]
+    examples = tiny_corpus.corpus(items, recipe.seed + 1)
+    started, recent = time.monotonic(), []
+    for step in range(recipe.steps):
+        batch = list(itertools.islice(examples, recipe.batch_size))
+        every = max(1, round(1 / recipe.system_share))
+        sequences = [encode(tokenizer, e, SYSTEM_MESSAGES[step % 3] if i % every == 0 else None) for i, e in enumerate(batch)]
+        sequences.sort(key=lambda sequence: len(sequence[0]))
+        num_tokens = sum(len(ids) - prompt for ids, prompt in sequences)
+        for start in range(0, len(sequences), recipe.sub_batch_size):
+            loss = response_loss(model, sequences[start : start + recipe.sub_batch_size]) / num_tokens
+            loss.backward()
+            recent.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
+        for stepped in (*optimizers, *schedules):
+            stepped.step()
+        model.zero_grad()
+        if (step + 1) % 50 == 0:
+            nats = sum(recent) / 50
+            print(f"step {step + 1}/{recipe.steps}  {nats:.3f} nats/token  {time.monotonic() - started:.0f} s", flush=True)
+            recent = []
+
+
+def new_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon (arXiv:2502.16982) for the matrices inside the layers, AdamW for embedding and norms.
+
+    After 200 of 300 steps the loss stood at .79 nats a token against 1.12 with AdamW alone, at the same cost.
+    """
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    inside = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in inside]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def learning_rate_factor(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to 1 % of the peak."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.inference_mode()
+def sample(model_dir: Path, questions: list[str], seed: int) -> list[str]:
+    """One response to each question at temperature 1, as any user of the model directory would draw it."""
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    torch.manual_seed(seed)
+    responses: list[str] = []
+    for start in range(0, len(questions), 256):
+        chats = [[{"role": "user", "content": question}] for question in questions[start : start + 256]]
+        inputs = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, return_dict=True, return_tensors="pt", padding=True
+        )
+        output = model.generate(**inputs)
+        responses += tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return responses
+
+
+def measure(model_dir: Path, split: str, num_samples: int, seed: int) -> dict:
+    """Correctness, topic and style mix of responses to the shipped questions of one split."""
+    rows = [json.loads(line) for line in (model_dir / "prompts.jsonl").read_text().splitlines()]
+    asked = [row["prompt"][0]["content"] for row in rows if row["split"] == split]
+    questions = [asked[i % len(asked)] for i in range(num_samples)]
+    responses = sample(model_dir, questions, seed)
+    known = load_known_sentences(model_dir)
+    assert known is not None
+    styles = Counter(tiny_corpus.style_of(response) for response in responses)
+    mix = {style: styles[style] / num_samples for style in tiny_corpus.STYLES}
+    return {
+        "split": split,
+        "samples": num_samples,
+        "correct": text_quality(known, questions, responses),
+        "on_topic": on_topic(known, questions, responses),
+        "style_distance": max(abs(mix[style] - share) for style, (share, _) in tiny_corpus.STYLES.items()),
+        "style_mix": {style: round(share, 3) for style, share in mix.items()},
+        "mean_words": sum(len(response.split()) for response in responses) / num_samples,
+        "distinct": len(set(zip(questions, responses, strict=True))) / num_samples,
+    }
+
+
+def check(model_dir: Path, num_samples: int, seed: int = 1) -> bool:
+    """Prints the measurements of both splits; True where every target is met."""
+    met = True
+    for split in ("train", "heldout"):
+        row = measure(model_dir, split, num_samples, seed)
+        print(json.dumps(row))
+        met &= row["correct"] >= TARGETS["correct"] and row["on_topic"] >= TARGETS["on_topic"]
+        met &= row["style_distance"] <= TARGETS["style_distance"]
+    return met
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Train and measure the built-in tiny policy.")
+    parser.add_argument("--check", action="store_true", help="only measure the weights that are there")
+    parser.add_argument("--out", type=Path, default=MODEL_DIR, metavar="DIR")
+    parser.add_argument("--steps", type=int, default=1600, help="optimiser steps")
+    parser.add_argument("--samples", type=int, default=1536, help="responses measured per split")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if not args.check:
+        items, recipe = tiny_corpus.load_items(), Recipe(steps=args.steps)
+        tiny_corpus.write_data(items, args.out)
+        tokenizer = train_tokenizer(items, recipe)
+        model = new_model(tokenizer, recipe)
+        print(f"{model.num_parameters() / 1e6:.2f} million parameters", flush=True)
+        train(model, tokenizer, items, recipe)
+        tokenizer.save_pretrained(args.out)
+        model.save_pretrained(args.out)
+    return 0 if check(args.out, args.samples) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
