@@ -1,4 +1,4 @@
-"""Annotators, users and tokens, mirrored in memory: every HTTP request asks for one of them. Only the writer thread changes it."""
+"""Annotators, users and tokens, mirrored in memory: every HTTP request asks for one. Only the writer thread changes it."""
 
 from collections.abc import Callable
 from dataclasses import replace

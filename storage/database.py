@@ -70,7 +70,10 @@ class Database:
 
 def fetch_table(connection: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> pa.Table:
     """The result of a query as an Arrow table; times are UTC."""
-    return connection.execute(sql, params).to_arrow_reader(100_000).read_all()
+    relation = connection.sql(sql, params=params)
+    if relation is None:
+        raise UserError(f"{sql.strip()[:80]!r} is not a query. Only SELECT is possible here.")
+    return relation.to_arrow_table()
 
 
 def fetch_rows(connection: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> list[dict[str, Any]]:

@@ -247,5 +247,5 @@ def _stopped(cause: BaseException) -> UserError:
 def _readable(error: Exception) -> Exception:
     text = str(error)
     if isinstance(error, duckdb.IOException) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
-        return UserError(f"the disk is full, nothing of this was stored ({text.splitlines()[0]}). Free some space, then try again.")
+        return UserError(f"the disk is full, nothing of this was stored ({text.splitlines()[0]}). Free some space and try again.")
     return error
