@@ -1,0 +1,78 @@
+"""Wiring: from a data directory to an open store, a round service and the app around them. Commands own what they open."""
+
+import os
+import random
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from annotate_app.context import AppContext
+from annotate_app.rounds import RoundService
+from storage.errors import UserError
+from storage.store import Store
+
+DATABASE, KEY_FILE = "nashloop.duckdb", "session.key"
+
+
+@contextmanager
+def open_context(
+    data_dir: Path, *, create: bool = False, seed: int | None = None, stop_jobs: bool = False, **rounds_options: Any
+) -> Iterator[AppContext]:
+    """Open everything a data directory holds; closed again at the end of the block.
+
+    ``seed`` fixes which side of a pair is shown first. Jobs go on after the block unless ``stop_jobs``. ``rounds_options``
+    are those of RoundService: model, device, prompts, queue.
+    """
+    from storage.duckdb_store import open_store
+
+    database = data_dir / DATABASE
+    if not create and not database.exists():
+        raise UserError(f"{data_dir} holds no Nashloop data. Run `nashloop up --data {data_dir}` first, or name another --data.")
+    _make_directory(data_dir)
+    store = open_store(database, **({} if seed is None else {"rng": random.Random(seed)}))
+    try:
+        rounds = RoundService(store, data_dir, **rounds_options)
+        try:
+            yield AppContext(store=store, rounds=rounds, data_dir=data_dir, session_secret=_session_secret(data_dir))
+        finally:
+            rounds.close(stop_jobs=stop_jobs)
+    finally:
+        store.close()
+
+
+@contextmanager
+def admin_token(store: Store) -> Iterator[str]:
+    """Secret of an admin token that is worthless after the block."""
+    from annotate_app.auth import issue_token
+
+    token, secret = issue_token(store, name="command line", scope="admin")
+    try:
+        yield secret
+    finally:
+        store.append_event(actor="system", kind="token.revoked", subject=token.id)
+
+
+def build_api(context: AppContext) -> Any:
+    """The same routes as the app without its pages, which take seconds to build."""
+    from annotate_app.web import build_app
+
+    return build_app(context)
+
+
+def _session_secret(data_dir: Path) -> str:
+    """Key that signs sign-in cookies; kept so that people stay signed in over a restart."""
+    path = data_dir / KEY_FILE
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(32))
+    return path.read_text()
+
+
+def _make_directory(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot create the data directory {data_dir}: {error.strerror}. Name another with --data.") from error

@@ -1,0 +1,105 @@
+"""``nashloop up``: one command from nothing to a page to label on."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from annotate_app.commands.options import DATA_DIR, DataOption, DeviceOption, ModelOption, note
+from storage.errors import UserError
+
+RESEARCHER = "researcher"
+
+
+def up(
+    data: DataOption = DATA_DIR,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on.", min=1, max=65535)] = 7860,
+    model: ModelOption = None,
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="File of prompts to import (JSONL, CSV, Parquet).")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Start the labelling app and the researchers' console on this machine."""
+    check_device(device)
+    from annotate_app.server import address, announced, find_running, listen, serve, stop_cleanly_on_sigterm
+
+    running = find_running(data)
+    if running is not None:
+        raise UserError(
+            f"Nashloop already runs on {data} at {running.url} (process {running.pid}, since {running.started_at}). "
+            "Open that address, or stop it first, or name another --data."
+        )
+    stop_cleanly_on_sigterm()
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(host, port))
+        note("Starting ...")
+        from annotate_app.commands.compose import admin_token, open_context
+
+        context = stack.enter_context(open_context(data, create=True, model=model, device=device, prompts=prompts))
+        context.rounds.ensure_started()
+        from annotate_app.web import build_app
+
+        app, url = build_app(context), address(host, port)
+        link = fresh_link(context)
+        token = stack.enter_context(admin_token(context.store))
+        stack.enter_context(announced(data, url, token))
+        serve(app, listener, on_ready=lambda: print(welcome(url, link), flush=True))
+    note("Stopped. What was labelled is kept in " + str(data))
+
+
+def check_device(device: str) -> None:
+    """Refuse a device name before anything is opened."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device!r} is unknown. Use auto, cpu or cuda.")
+
+
+def fresh_link(context) -> str | None:
+    """Path of a one-time sign-in link for the first researcher, made with the data directory; None once one was used."""
+    from annotate_app.auth import issue_signin_link
+
+    users = context.store.list_users()
+    if not users:
+        user = create_researcher(context.store)
+        return issue_signin_link(context.store, user)
+    first = min(users, key=lambda user: user.created_at)
+    tokens = context.store.list_tokens()
+    used = any(token.kind == "signin" and token.user_id == first.id and token.revoked for token in tokens)
+    return None if used or first.disabled else issue_signin_link(context.store, first)
+
+
+def create_researcher(store):
+    """The first user, who may also label."""
+    from datetime import UTC, datetime
+
+    from storage.ids import new_id
+    from storage.records import Annotator, User
+
+    now = datetime.now(UTC)
+    annotator = Annotator(id=new_id(), handle=RESEARCHER, kind="human", created_at=now)
+    user = User(id=new_id(), name=RESEARCHER, role="researcher", annotator_id=annotator.id, created_at=now)
+    store.add_annotator(annotator)
+    store.add_user(user)
+    return user
+
+
+def welcome(url: str, link: str | None) -> str:
+    """What a person reads when the app is ready."""
+    lines = [f"Nashloop is ready: {url}", ""]
+    if link is not None:
+        lines += ["Sign in as the researcher with this one-time link:", f"  {url}{link}", ""]
+    else:
+        lines += ["Another sign-in link:   nashloop users invite researcher"]
+    lines += ["Invite an annotator:    nashloop users add NAME", "Stop:                   Ctrl-C"]
+    return boxed(lines)
+
+
+def boxed(lines: list[str]) -> str:
+    """Lines in a frame; plain ASCII where the terminal cannot show more."""
+    encoding = (sys.stdout.encoding or "ascii").lower()
+    corners = "╭╮╰╯─│" if "utf" in encoding else "++++-|"
+    width = max(map(len, lines))
+    top = corners[0] + corners[4] * (width + 2) + corners[1]
+    bottom = corners[2] + corners[4] * (width + 2) + corners[3]
+    return "\n".join([top, *(f"{corners[5]} {line.ljust(width)} {corners[5]}" for line in lines), bottom])
