@@ -138,8 +138,12 @@ class Example:
 
 def load_items(path: Path = ITEMS_FILE) -> list[Item]:
     """The topics, in file order."""
-    rows = tomllib.loads(path.read_text())["item"]
-    return [Item(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}) for row in rows]
+    return [_item(row) for row in tomllib.loads(path.read_text())["item"]]
+
+
+def _item(row: dict) -> Item:
+    lists = {name: tuple(row[name]) for name in ("tips", "why", "wrong")}
+    return Item(domain=row["domain"], do=row["do"], doing=row["doing"], ask=row["ask"], depends=row["depends"], **lists)
 
 
 def questions_of(item: Item) -> list[str]:

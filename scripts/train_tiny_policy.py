@@ -34,6 +34,7 @@ from transformers import (
 
 from online_learner.text_quality import load_known_sentences, on_topic, text_quality
 
+CARD_FILE = Path(__file__).with_name("tiny_policy_card.md")
 MODEL_DIR = Path(__file__).resolve().parent.parent / "online_learner" / "tiny_policy"
 PAD, END, SYSTEM, USER, ASSISTANT = SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
@@ -232,15 +233,48 @@ def measure(model_dir: Path, split: str, num_samples: int, seed: int) -> dict:
     }
 
 
-def check(model_dir: Path, num_samples: int, seed: int = 1) -> bool:
-    """Prints the measurements of both splits; True where every target is met."""
-    met = True
-    for split in ("train", "heldout"):
-        row = measure(model_dir, split, num_samples, seed)
-        print(json.dumps(row))
-        met &= row["correct"] >= TARGETS["correct"] and row["on_topic"] >= TARGETS["on_topic"]
-        met &= row["style_distance"] <= TARGETS["style_distance"]
-    return met
+def write_card(model_dir: Path, items: list[Item], recipe: Recipe, num_parameters: int, seconds: float, rows: list[dict]) -> None:
+    """The model card, with the figures just measured."""
+    names = {"train": "trained", "heldout": "kept out of training"}
+    line = "| {} | {correct:.3f} | {on_topic:.3f} | {style_distance:.3f} | {mean_words:.0f} |"
+    text = CARD_FILE.read_text().format(
+        parameters=num_parameters / 1e6,
+        vocabulary=recipe.vocab_size,
+        context=recipe.context,
+        topics=len(items),
+        domains=len({item.domain for item in items}),
+        forms=len(tiny_corpus.questions_of(items[0])),
+        tips=len(items[0].tips),
+        train=tiny_corpus.NUM_TRAIN_PROMPTS,
+        heldout=tiny_corpus.NUM_HELDOUT_PROMPTS,
+        steps=recipe.steps,
+        batch=recipe.batch_size,
+        minutes=seconds / 60,
+        samples=rows[0]["samples"],
+        rows="\n".join(line.format(names[row["split"]], **row) for row in rows),
+        mix=", ".join(f"{style.replace('_', ' ')} {share:.2f}" for style, (share, _) in tiny_corpus.STYLES.items()),
+    )
+    (model_dir / "README.md").write_text(text)
+
+
+def meets_targets(row: dict) -> bool:
+    """True where one split's measurements reach every target."""
+    enough = row["correct"] >= TARGETS["correct"] and row["on_topic"] >= TARGETS["on_topic"]
+    return enough and row["style_distance"] <= TARGETS["style_distance"]
+
+
+def train_and_save(model_dir: Path, items: list[Item], recipe: Recipe) -> tuple[int, float]:
+    """Writes data, tokenizer and weights; returns (number of parameters, seconds of processor time)."""
+    started = time.process_time()
+    tiny_corpus.write_data(items, model_dir)
+    tokenizer = train_tokenizer(items, recipe)
+    model = new_model(tokenizer, recipe)
+    print(f"{model.num_parameters() / 1e6:.2f} million parameters", flush=True)
+    train(model, tokenizer, items, recipe)
+    tokenizer.save_pretrained(model_dir)
+    model.save_pretrained(model_dir)
+    (model_dir / "model.safetensors").chmod(0o644)
+    return model.num_parameters(), time.process_time() - started
 
 
 def main() -> int:
@@ -251,16 +285,14 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=1536, help="responses measured per split")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if not args.check:
-        items, recipe = tiny_corpus.load_items(), Recipe(steps=args.steps)
-        tiny_corpus.write_data(items, args.out)
-        tokenizer = train_tokenizer(items, recipe)
-        model = new_model(tokenizer, recipe)
-        print(f"{model.num_parameters() / 1e6:.2f} million parameters", flush=True)
-        train(model, tokenizer, items, recipe)
-        tokenizer.save_pretrained(args.out)
-        model.save_pretrained(args.out)
-    return 0 if check(args.out, args.samples) else 1
+    items, recipe = tiny_corpus.load_items(), Recipe(steps=args.steps)
+    trained = None if args.check else train_and_save(args.out, items, recipe)
+    rows = [measure(args.out, split, args.samples, seed=1) for split in ("train", "heldout")]
+    for row in rows:
+        print(json.dumps(row))
+    if trained:
+        write_card(args.out, items, recipe, *trained, rows)
+    return 0 if all(map(meets_targets, rows)) else 1
 
 
 if __name__ == "__main__":
