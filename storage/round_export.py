@@ -1,0 +1,176 @@
+"""From the database to a sealed job directory: what the learner is given (DESIGN 3). Columns are those of contract/schemas.py."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.contract.schemas import JUDGMENTS, PROMPTS, RESPONSES
+from storage.contract.sealing import seal_dir
+from storage.contract.settings import JobSettings, dump_settings
+from storage.errors import UserError
+from storage.records import Policy
+from storage.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Which rows a kind of job reads."""
+
+    splits: tuple[str, ...]  # prompts to sample or evaluate on
+    judged: bool  # judgments, the responses they compare and those responses' prompts
+    candidates: bool  # the parent's candidate responses
+
+
+JOB_NEEDS: dict[str, Needs] = {
+    "round": Needs(splits=("train", "heldout"), judged=True, candidates=True),
+    "fit": Needs(splits=("train", "heldout"), judged=True, candidates=True),
+    "generate": Needs(splits=("train",), judged=False, candidates=False),
+    "evaluate": Needs(splits=("heldout",), judged=False, candidates=False),
+}
+
+
+def export_job(
+    store: Store,
+    job_dir: Path,
+    settings: JobSettings,
+    *,
+    kind: str,
+    number: int,
+    policy_id: str,
+    new_policy_id: str | None = None,
+    base_model: str | None = None,
+    with_imported: bool = True,
+    max_prompts: int | None = None,
+) -> Path:
+    """Write and seal the input of a job that starts from ``policy_id``; returns ``job_dir``.
+
+    ``base_model``: where the learner finds it, if not as the policy says. ``with_imported``: judgments made elsewhere count
+    too. ``max_prompts``: only the first so many of each split. Raises UserError where the policy is unknown, a round has too
+    few decided judgments, or a prompt split is empty that the job needs. Nothing is left behind on failure.
+    """
+    needs = JOB_NEEDS[kind]
+    policies = {policy.id: policy for policy in store.list_policies()}
+    if policy_id not in policies:
+        raise UserError(f"there is no policy {policy_id}. List them with `nashloop report policies`.")
+    limits = {"splits": list(needs.splits), "max_prompts": max_prompts or 2**31, "with_imported": with_imported}
+    judgments = _table(store, _JUDGMENTS, limits, JUDGMENTS) if needs.judged else JUDGMENTS.empty_table()
+    if kind in ("round", "fit"):
+        _check_enough(judgments, settings.preference.min_judgments)
+    prompts = _table(store, _PROMPTS, limits | {"judged": needs.judged}, PROMPTS)
+    _check_prompts(prompts, () if kind == "fit" else needs.splits)
+    responses = RESPONSES.empty_table()
+    if needs.candidates:
+        responses = _table(store, _RESPONSES, limits | {"parent": policy_id}, RESPONSES)
+    lineage = build_lineage(policies, policy_id, new_policy_id=new_policy_id, base_model=base_model)
+    aside = job_dir.with_name(f".{job_dir.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        for name, table in (("prompts", prompts), ("responses", responses), ("judgments", judgments)):
+            pq.write_table(table, aside / f"{name}.parquet", compression="zstd")
+        (aside / "config.toml").write_text(dump_settings(settings.model_copy(update={"kind": kind})))
+        (aside / "lineage.json").write_text(json.dumps(lineage, indent=2, sort_keys=True))
+        seal_dir(
+            aside, job_dir, kind=kind, number=number, parent=policy_id, seeds={"job": settings.seed}, versions=_versions()
+        )
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return job_dir
+
+
+def build_lineage(
+    policies: dict[str, Policy], parent_id: str, *, new_policy_id: str | None = None, base_model: str | None = None
+) -> dict[str, Any]:
+    """lineage.json (contract/jobs.py): the parent, the reference (policy 0) and every policy of the parent's mixture."""
+    parent = policies[parent_id]
+    reference = next((policy for policy in policies.values() if policy.number == 0), parent)
+    auxiliary = parent.auxiliary or {parent.id: 1.0}
+    missing = sorted(set(auxiliary) - set(policies))
+    if missing:
+        names = ", ".join(missing)
+        raise UserError(f"policy {parent.number} builds on policies that are not registered: {names}. Restore a backup.")
+    named = dict.fromkeys([reference.id, *auxiliary, parent.id])
+    lineage = {
+        "base_model": base_model or parent.base_model,
+        "base_revision": parent.base_revision,
+        "parent": parent.id,
+        "reference": reference.id,
+        "auxiliary": dict(auxiliary),
+        "policies": {policy_id: _adapter(policies[policy_id]) for policy_id in named},
+    }
+    return lineage if new_policy_id is None else lineage | {"new_policy": new_policy_id}
+
+
+def _adapter(policy: Policy) -> dict[str, Any]:
+    directory = None if policy.adapter_path is None else str(Path(policy.adapter_path).resolve())
+    return {"number": policy.number, "adapter_dir": directory, "adapter_sha256": policy.adapter_sha256}
+
+
+def _table(store: Store, sql: str, params: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    used = {name: value for name, value in params.items() if f"${name}" in sql}
+    return store.query(sql, used).select(schema.names).cast(schema)
+
+
+def _check_enough(judgments: pa.Table, wanted: int) -> None:
+    verdicts = judgments["verdict"].to_pylist()
+    decided = sum(verdict in ("a", "b") for verdict in verdicts)
+    if decided < wanted:
+        raise UserError(
+            f"only {decided} decided judgments so far and a round needs {wanted}."
+            f" Label {wanted - decided} more pairs, or lower preference.min_judgments."
+        )
+
+
+def _check_prompts(prompts: pa.Table, splits: tuple[str, ...]) -> None:
+    present = set(prompts["split"].to_pylist())
+    for split in splits:
+        if split not in present:
+            raise UserError(f"there are no prompts of split {split!r}. Import some: nashloop import prompts FILE.")
+
+
+def _versions() -> dict[str, str]:
+    try:
+        return {"nashloop": version("nashloop")}
+    except PackageNotFoundError:
+        return {"nashloop": "unknown"}
+
+
+_JUDGMENTS = """
+    SELECT j.id AS judgment_id, j.prompt_id, j.response_a_id, j.response_b_id, j.verdict, j.strength, j.annotator_id,
+           tasks.purpose, tasks.selection_rule, tasks.selection_prob, j.submitted_at
+    FROM standing j
+    JOIN tasks ON tasks.id = j.task_id
+    JOIN annotators ON annotators.id = j.annotator_id
+    WHERE $with_imported OR annotators.kind <> 'imported'
+    ORDER BY j.seq
+"""
+_PROMPTS = """
+    WITH judged AS (
+        SELECT DISTINCT j.prompt_id FROM standing j JOIN annotators ON annotators.id = j.annotator_id
+        WHERE $judged AND ($with_imported OR annotators.kind <> 'imported')),
+    numbered AS (SELECT *, row_number() OVER (PARTITION BY split ORDER BY seq) AS place FROM prompts)
+    SELECT id AS prompt_id, messages, split, source, tags FROM numbered
+    WHERE (split IN (SELECT unnest($splits)) AND place <= $max_prompts) OR id IN (SELECT prompt_id FROM judged)
+    ORDER BY seq
+"""
+# Turns before an imported response are part of what was judged: they are put before its text.
+_RESPONSES = """
+    WITH judged AS (
+        SELECT j.response_a_id, j.response_b_id FROM standing j JOIN annotators ON annotators.id = j.annotator_id
+        WHERE $with_imported OR annotators.kind <> 'imported'),
+    needed AS (SELECT response_a_id AS id FROM judged UNION SELECT response_b_id FROM judged
+               UNION SELECT id FROM responses WHERE policy_id = $parent AND role = 'candidate')
+    SELECT r.id AS response_id, r.prompt_id, r.policy_id,
+           coalesce(array_to_string([m.content FOR m IN written.context], E'\\n\\n') || E'\\n\\n', '') || r.text AS text,
+           r.token_ids, r.sum_logp, r.finish_reason, r.sampler, r.seed, r.role
+    FROM responses r JOIN written USING (id)
+    WHERE r.id IN (SELECT id FROM needed)
+    ORDER BY r.seq
+"""
