@@ -21,26 +21,35 @@ PROMOTIONS = ("gate", "manual")
 class JobOptions:
     """What the app does with a job's result; kept with the round beside the learner's settings."""
 
-    promote: Literal["gate", "manual"]
+    promote: Literal["gate", "manual"] = "gate"
+    with_imported: bool = True  # judgments made elsewhere count too
+    max_prompts: int | None = None  # only the first so many of each split
     queue: QueueOptions
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat plain values, as ``build_options`` takes them."""
+        own = {"promote": self.promote, "with_imported": self.with_imported, "max_prompts": self.max_prompts}
+        return {**own, **asdict(self.queue)}
 
 
 def build_options(values: Mapping[str, Any], queue: QueueOptions) -> JobOptions:
-    """Validated options: promote, and what differs from ``queue``; UserError names what is unknown."""
-    values = {"promote": "gate", **asdict(queue), **{name: value for name, value in values.items() if value is not None}}
-    unknown = values.keys() - {"promote", *asdict(queue)}
+    """Validated options: those given, else the defaults and ``queue``; UserError names what is unknown or refused."""
+    known = JobOptions(queue=queue).as_dict()
+    unknown = values.keys() - known.keys()
     if unknown:
-        raise UserError(f"Unknown option {', '.join(sorted(unknown))}. Options: promote, {', '.join(asdict(queue))}.")
-    promote = values.pop("promote")
-    if promote not in PROMOTIONS:
-        raise UserError(f"promote = {promote!r} is refused. Choose one of: {', '.join(PROMOTIONS)}.")
-    return JobOptions(promote=promote, queue=QueueOptions(**values))
+        raise UserError(f"Unknown option {', '.join(sorted(unknown))}. Options: {', '.join(known)}.")
+    known |= {name: value for name, value in values.items() if value is not None}
+    own = {name: known.pop(name) for name in ("promote", "with_imported", "max_prompts")}
+    if own["promote"] not in PROMOTIONS:
+        raise UserError(f"promote = {own['promote']!r} is refused. Choose one of: {', '.join(PROMOTIONS)}.")
+    if own["max_prompts"] is not None and own["max_prompts"] < 1:
+        raise UserError(f"max_prompts = {own['max_prompts']} is refused: a job needs a prompt. Leave it out or raise it.")
+    return JobOptions(**own, queue=QueueOptions(**known))
 
 
 def new_round_settings(settings: JobSettings, options: JobOptions) -> dict[str, Any]:
     """What a Round record keeps: the learner's settings, and the app's options under ``options``."""
-    kept = {"promote": options.promote, **asdict(options.queue)}
-    return {**settings.model_dump(mode="json"), "options": kept}
+    return {**settings.model_dump(mode="json"), "options": options.as_dict()}
 
 
 def settings_of(round_: Round) -> JobSettings:
@@ -77,6 +86,8 @@ def check_ready(store: Store, settings: JobSettings, parent: Policy) -> None:
 
 def write_job(store: Store, data_dir: Path, round_: Round) -> None:
     """Export a job's sealed input; UserError, and nothing left behind, where the disk is full or cannot be written."""
+    parent, options = store.get_policy(round_.parent_policy_id), options_of(round_)
+    assert parent is not None, "a job starts from a registered policy"
     try:
         export_job(
             store,
@@ -86,6 +97,9 @@ def write_job(store: Store, data_dir: Path, round_: Round) -> None:
             number=round_.number,
             policy_id=round_.parent_policy_id,
             new_policy_id=round_.new_policy_id,
+            base_model=model_location(parent.base_model),
+            with_imported=options.with_imported,
+            max_prompts=options.max_prompts,
         )
     except OSError as error:
         what = "the disk is full" if error.errno == errno.ENOSPC else str(error)

@@ -67,7 +67,8 @@ def export_job(
     responses = RESPONSES.empty_table()
     if needs.candidates:
         responses = _table(store, _RESPONSES, limits | {"parent": policy_id}, RESPONSES)
-    lineage = build_lineage(policies, policy_id, new_policy_id=new_policy_id, base_model=base_model)
+    data_dir = job_dir.parent.parent
+    lineage = build_lineage(policies, policy_id, new_policy_id=new_policy_id, base_model=base_model, data_dir=data_dir)
     aside = job_dir.with_name(f".{job_dir.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -76,9 +77,7 @@ def export_job(
             pq.write_table(table, aside / f"{name}.parquet", compression="zstd")
         (aside / "config.toml").write_text(dump_settings(settings.model_copy(update={"kind": kind})))
         (aside / "lineage.json").write_text(json.dumps(lineage, indent=2, sort_keys=True))
-        seal_dir(
-            aside, job_dir, kind=kind, number=number, parent=policy_id, seeds={"job": settings.seed}, versions=_versions()
-        )
+        seal_dir(aside, job_dir, kind=kind, number=number, parent=policy_id, seeds={"job": settings.seed}, versions=_versions())
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -86,9 +85,17 @@ def export_job(
 
 
 def build_lineage(
-    policies: dict[str, Policy], parent_id: str, *, new_policy_id: str | None = None, base_model: str | None = None
+    policies: dict[str, Policy],
+    parent_id: str,
+    *,
+    new_policy_id: str | None = None,
+    base_model: str | None = None,
+    data_dir: Path = Path(),
 ) -> dict[str, Any]:
-    """lineage.json (contract/jobs.py): the parent, the reference (policy 0) and every policy of the parent's mixture."""
+    """lineage.json (contract/jobs.py): the parent, the reference (policy 0) and every policy of the parent's mixture.
+
+    Adapter paths are kept relative to ``data_dir``, so that a data directory can be moved; the learner is told absolute ones.
+    """
     parent = policies[parent_id]
     reference = next((policy for policy in policies.values() if policy.number == 0), parent)
     auxiliary = parent.auxiliary or {parent.id: 1.0}
@@ -103,13 +110,13 @@ def build_lineage(
         "parent": parent.id,
         "reference": reference.id,
         "auxiliary": dict(auxiliary),
-        "policies": {policy_id: _adapter(policies[policy_id]) for policy_id in named},
+        "policies": {policy_id: _adapter(policies[policy_id], data_dir) for policy_id in named},
     }
     return lineage if new_policy_id is None else lineage | {"new_policy": new_policy_id}
 
 
-def _adapter(policy: Policy) -> dict[str, Any]:
-    directory = None if policy.adapter_path is None else str(Path(policy.adapter_path).resolve())
+def _adapter(policy: Policy, data_dir: Path) -> dict[str, Any]:
+    directory = None if policy.adapter_path is None else str((data_dir / policy.adapter_path).resolve())
     return {"number": policy.number, "adapter_dir": directory, "adapter_sha256": policy.adapter_sha256}
 
 
