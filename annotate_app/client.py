@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from annotate_app.server import find_running, serve_in_background
+from annotate_app.server import check_data, find_running, serve_in_background
 from storage.errors import UserError
 
 
@@ -76,6 +76,8 @@ def connect(data_dir: Path, *, create: bool = False) -> Iterator[ApiClient]:
 
     ``create``: begin an empty data directory if there is none; otherwise that is a UserError.
     """
+    if not create:
+        check_data(data_dir)
     running = find_running(data_dir)
     if running is not None:
         with http_client(running.url, running.token) as client:

@@ -16,7 +16,7 @@ from typing import Any
 
 from storage.errors import UserError
 
-SERVER_FILE = "server.json"
+DATABASE, SERVER_FILE = "nashloop.duckdb", "server.json"
 SHUTDOWN_S = 3  # open pages hold connections; they reconnect by themselves
 
 
@@ -28,6 +28,12 @@ class RunningApp:
     pid: int
     token: str
     started_at: str
+
+
+def check_data(data_dir: Path) -> None:
+    """UserError if this is not a data directory that was started before."""
+    if not (data_dir / DATABASE).exists():
+        raise UserError(f"{data_dir} holds no Nashloop data. Run `nashloop up --data {data_dir}` first, or name another --data.")
 
 
 def find_running(data_dir: Path) -> RunningApp | None:

@@ -10,10 +10,11 @@ from typing import Any
 
 from annotate_app.context import AppContext
 from annotate_app.rounds import RoundService
+from annotate_app.server import DATABASE, check_data
 from storage.errors import UserError
 from storage.store import Store
 
-DATABASE, KEY_FILE = "nashloop.duckdb", "session.key"
+KEY_FILE = "session.key"
 
 
 @contextmanager
@@ -27,11 +28,10 @@ def open_context(
     """
     from storage.duckdb_store import open_store
 
-    database = data_dir / DATABASE
-    if not create and not database.exists():
-        raise UserError(f"{data_dir} holds no Nashloop data. Run `nashloop up --data {data_dir}` first, or name another --data.")
+    if not create:
+        check_data(data_dir)
     _make_directory(data_dir)
-    store = open_store(database, **({} if seed is None else {"rng": random.Random(seed)}))
+    store = open_store(data_dir / DATABASE, rng=None if seed is None else random.Random(seed))
     try:
         rounds = RoundService(store, data_dir, **rounds_options)
         try:

@@ -24,8 +24,9 @@ def backup(
     target = out or data / "backups" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.duckdb"
     if target.exists():
         raise UserError(f"{target} exists already. Name another file with --out.")
-    from annotate_app.server import find_running
+    from annotate_app.server import check_data, find_running
 
+    check_data(data)
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist. Create it first.")
     if find_running(data) is None:
@@ -63,7 +64,7 @@ def doctor(data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
         *_check_rounds(rounds),
         *_check_artifacts(data, rounds),
         *[_check_model(policy) for policy in policies[:1]],
-        *[_check_adapter(policy) for policy in policies if policy.get("adapter_path")],
+        *[_check_adapter(data, policy) for policy in policies if policy.get("adapter_path")],
         _check_disk(data),
     ]
     ok = all(check.ok for check in checks)
@@ -111,8 +112,8 @@ def _check_model(policy: dict[str, Any]) -> Check:
     return Check(name="base model", ok=not missing, detail=f"{name}" + (f" lacks {missing}" if missing else ""))
 
 
-def _check_adapter(policy: dict[str, Any]) -> Check:
-    path = Path(policy["adapter_path"])
+def _check_adapter(data: Path, policy: dict[str, Any]) -> Check:
+    path = data / policy["adapter_path"]
     detail = f"{path}" if path.exists() else f"{path} is missing: put it back from a backup of artifacts/"
     return Check(name=f"adapter of policy {policy['number']}", ok=path.exists(), detail=detail)
 
