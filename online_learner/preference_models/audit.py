@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from online_learner.preference_models.fit import FitData, fit_candidates, prepare
+from online_learner.preference_models.fit import FitData, clearly_better, fit_candidates, prepare
 from online_learner.preference_models.fitted import FittedPreference
 from online_learner.preference_models.heads import fit_heads, observed_logits
 from online_learner.preference_models.likelihood import Observations
@@ -64,8 +64,11 @@ def audit_intransitivity(data: FitData, candidates: Mapping[str, FittedPreferenc
 
 
 def decide(p_value: float, gain: float, error: float) -> bool | None:
-    """True: both looks find cycles. False: neither does, and a gain worth having is excluded. None: cannot tell."""
-    if p_value <= SIGNIFICANT and gain > 0:
+    """True: both looks find cycles. False: neither does, and a gain worth having is excluded. None: cannot tell.
+
+    Data called cyclic are also modelled as such: the gain that is asked for is the one that selects the cyclic model.
+    """
+    if p_value <= SIGNIFICANT and clearly_better(gain, error):
         return True
     if p_value > SIGNIFICANT and gain + 2 * error < NEGLIGIBLE_NATS:
         return False

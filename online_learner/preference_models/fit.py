@@ -2,7 +2,7 @@
 
 Each candidate family: the penalty is chosen by cross-validation grouped by prompt; held-out predictions of bootstrap
 ensembles fit one temperature and give every reported figure; the final ensemble is fitted on bootstrap samples of all
-prompts. The simplest family wins unless another is better by more than one standard error.
+prompts. The simplest family wins unless another is clearly better.
 Shapes: n judgments, R responses, d features, F folds, H heads.
 """
 
@@ -31,6 +31,7 @@ from online_learner.preference_models.registry import PREFERENCE_MODELS
 from online_learner.preference_models.resampling import bootstrap_weights, named_generator, prompt_folds
 from storage.errors import UserError
 
+MIN_GAIN_NATS = 0.002  # per judgment; less is not worth a model that can be wrong in more ways
 MAX_FOLD_HEADS = 4  # heads per fold behind held-out predictions; more changes them by less than their noise
 
 
@@ -140,19 +141,27 @@ def fit_candidates(data: FitData, models: Sequence[str], num_heads: int) -> dict
     losses = {name: losses for name, (_, losses) in fits.items()}
     cluster = data.observations.prompt[data.observations.verdict != 0]
     selected, why = select(losses, cluster)
-    report = _report({name: fitted for name, (fitted, _) in fits.items()}, selected, why, data)
-    report["gains"] = {name: clustered_mean(losses[names[0]] - losses[name], cluster) for name in names[1:]}
-    return {name: replace(fitted, report=report) for name, (fitted, _) in fits.items()}
+    shared = {
+        "models": {name: fitted.report for name, (fitted, _) in fits.items()},
+        "gains": {name: clustered_mean(losses[names[0]] - losses[name], cluster) for name in names[1:]},
+        "selected": selected,
+        "why": why,
+        **_counts(data),
+    }
+    candidates = {name: replace(fitted, report=shared) for name, (fitted, _) in fits.items()}
+    shared |= _chosen(candidates[selected])
+    return candidates
 
 
 def select(losses: Mapping[str, Tensor], cluster: Tensor) -> tuple[str, str]:
-    """The first of ``losses`` (held-out log loss per decided judgment, (n,)) unless a later one is better by over one
-    standard error, clustered by prompt; and a sentence that says so."""
+    """The first of ``losses`` (held-out log loss per decided judgment, (n,)) unless a later one is clearly better; and a
+    sentence that says so. Standard errors are clustered by prompt.
+    """
     names = list(losses)
     selected, why = names[0], f"{names[0]} is the only candidate"
     for name in names[1:]:
         gain, error = clustered_mean(losses[selected] - losses[name], cluster)
-        better = gain > error
+        better = clearly_better(gain, error)
         why = (
             f"held-out log loss of {name} is {abs(gain):.4f} nats {'lower' if gain > 0 else 'higher'} than that of "
             f"{selected} (standard error {error:.4f}): {'clearly better' if better else 'not clearly better'}"
@@ -161,17 +170,18 @@ def select(losses: Mapping[str, Tensor], cluster: Tensor) -> tuple[str, str]:
     return selected, why
 
 
+def clearly_better(gain: float, error: float) -> bool:
+    """Whether a gain in held-out log loss exceeds its standard error and what is worth having."""
+    return gain > max(error, MIN_GAIN_NATS)
+
+
 def choose_ridge(family: PreferenceFamily, data: FitData) -> tuple[float, ...]:
     """The penalty of the family's grid whose held-out answers are likeliest."""
     kept = torch.stack([data.fold != fold for fold in range(data.num_folds)]).float()
     ridge = torch.tensor(family.ridges).repeat_interleave(data.num_folds, 0)
     generator = named_generator(data.seed, "start")
-    fits = fit_heads(
-        family, data.features, data.observations, kept.repeat(len(family.ridges), 1), ridge, generator
-    )
-    scores = [
-        held_out(fits, data, range(i * data.num_folds, (i + 1) * data.num_folds)) for i in range(len(family.ridges))
-    ]
+    fits = fit_heads(family, data.features, data.observations, kept.repeat(len(family.ridges), 1), ridge, generator)
+    scores = [held_out(fits, data, range(i * data.num_folds, (i + 1) * data.num_folds)) for i in range(len(family.ridges))]
     best = max(range(len(scores)), key=lambda i: float(scores[i].log_prob(scores[i].logits).sum()))
     return family.ridges[best]
 
@@ -201,9 +211,7 @@ def _fit_candidate(family: PreferenceFamily, data: FitData, num_heads: int) -> t
     ridge = choose_ridge(family, data)
     draws = named_generator(data.seed, "bootstrap")
     fold_heads = min(num_heads, MAX_FOLD_HEADS)
-    samples = [
-        bootstrap_weights(observations.prompt, data.fold != fold, fold_heads, draws) for fold in range(data.num_folds)
-    ]
+    samples = [bootstrap_weights(observations.prompt, data.fold != fold, fold_heads, draws) for fold in range(data.num_folds)]
     everything = torch.ones(len(observations), dtype=torch.bool)
     samples.append(bootstrap_weights(observations.prompt, everything, num_heads, draws))
     weights = torch.cat(samples)
@@ -247,20 +255,21 @@ def _answer_model(nuisance: Nuisance, observations: Observations, num_heads: int
     )
 
 
-def _report(
-    candidates: Mapping[str, FittedPreference], selected: str, why: str, data: FitData
-) -> dict[str, Any]:
-    chosen, observations = candidates[selected], data.observations
+def _chosen(fitted: FittedPreference) -> dict[str, Any]:
+    row = fitted.report["models"][fitted.name]
     return {
-        "models": {name: fitted.report for name, fitted in candidates.items()},
-        "selected": selected,
-        "why": why,
-        "temperature": chosen.temperature,
-        "ridge": chosen.report["ridge"],
-        "reliability": chosen.report["reliability"],
-        "thresholds": list(chosen.answers.thresholds),
-        "position_bias": chosen.answers.position_bias,
-        "annotator_flips": chosen.answers.flip_rates,
+        "temperature": fitted.temperature,
+        "ridge": row["ridge"],
+        "reliability": row["reliability"],
+        "thresholds": list(fitted.answers.thresholds),
+        "position_bias": fitted.answers.position_bias,
+        "annotator_flips": fitted.answers.flip_rates,
+    }
+
+
+def _counts(data: FitData) -> dict[str, int]:
+    observations = data.observations
+    return {
         "num_decided": observations.num_decided,
         "num_ties": len(observations) - observations.num_decided,
         "num_prompts": int(observations.prompt.max()) + 1,

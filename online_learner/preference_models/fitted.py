@@ -103,9 +103,7 @@ class FittedPreference:
     def _standardise(self, features: Tensor) -> Tensor:
         return (features.to(self.feature_mean) - self.feature_mean) * self.feature_scale
 
-    def _seen(
-        self, features_a: Tensor, features_b: Tensor, annotators: Sequence[str | None] | None
-    ) -> tuple[Tensor, Tensor]:
+    def _seen(self, features_a: Tensor, features_b: Tensor, annotators: Sequence[str | None] | None) -> tuple[Tensor, Tensor]:
         logits = self.pair_logits(features_a, features_b)
         rates = [self.answers.flip_rate(name) for name in annotators or [None] * len(logits)]
         return logits, torch.tensor(rates, dtype=logits.dtype)

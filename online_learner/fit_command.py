@@ -1,0 +1,179 @@
+"""``python -m online_learner fit``: fit preference models on one pairs file, compare them on another. No app needed.
+
+Figures are on --eval. log_loss, accuracy, brier and ece are over decided pairs (label a or b), of P(a | decided), with the
+natural logarithm; log_loss_with_ties also counts ties, as a third outcome. Sides are swapped at random with the seed.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from online_learner.features import extract_features, load_encoder
+from online_learner.pairs_file import Pair, Side, judgments_table, load_pairs, shuffle_sides
+from online_learner.preference_models.audit import audit_intransitivity
+from online_learner.preference_models.calibration import decided_metrics
+from online_learner.preference_models.fit import fit_candidates, prepare
+from online_learner.preference_models.fitted import FittedPreference
+from online_learner.preference_models.observations import VERDICT_SIGN
+from online_learner.preference_models.registry import PREFERENCE_MODELS
+from storage.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TINY_POLICY = Path(__file__).parent / "tiny_policy"
+SMALL_MODEL = 20_000_000  # parameters below which one thread is faster than several
+FIGURES = ("log_loss", "accuracy", "ece", "brier", "n", "log_loss_with_ties")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``fit``."""
+    parser.description = "Fit preference models on a pairs file and compare them on another."
+    parser.add_argument("--train", type=Path, required=True, metavar="FILE", help="judged pairs, .parquet or .jsonl")
+    parser.add_argument("--eval", type=Path, required=True, metavar="FILE", help="judged pairs for the comparison")
+    parser.add_argument("--encoder", metavar="DIR", help="Hugging Face model for features (default: the built-in one)")
+    parser.add_argument(
+        "--models", nargs="+", metavar="NAME", default=list(PREFERENCE_MODELS), help=f"of: {', '.join(PREFERENCE_MODELS)}"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="folds, bootstrap and side swaps (default: 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="save the selected model here")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, evaluate, print. Exit code 0; what a person can fix is a UserError."""
+    started = time.monotonic()
+    train = shuffle_sides(load_pairs(args.train), args.seed)
+    held_out = shuffle_sides(load_pairs(args.eval), args.seed + 1)
+    _warn_of_shared_prompts(train, held_out)
+    if not any(pair.verdict in "ab" for pair in held_out):
+        raise UserError(f"{args.eval} has no decided pair (label a or b). Give another file for --eval.")
+    encoder = args.encoder or str(TINY_POLICY)
+    features = _features_of([*train, *held_out], encoder)
+    featured = time.monotonic()
+    id_of = {side: str(i) for i, side in enumerate(features)}
+    train_ids = dict.fromkeys(id_of[side] for pair in train for side in (pair.a, pair.b))
+    rows = {id_of[side]: row for side, row in features.items() if id_of[side] in train_ids}
+    data = prepare(rows, judgments_table(train, id_of), seed=args.seed, position_bias=False)
+    _say(f"fitting {', '.join(args.models)} on {len(data.observations)} judgments")
+    candidates = fit_candidates(data, args.models, num_heads=8)
+    report = next(iter(candidates.values())).report
+    result = {
+        "models": {name: evaluate(fitted, held_out, features) for name, fitted in candidates.items()},
+        "selected": report["selected"],
+        "baselines": {"longer_wins": longer_wins(held_out)},
+        "why": report["why"],
+        "audit": audit_intransitivity(data, candidates),
+        "heldout_in_train": {name: _figures(row) for name, row in report["models"].items()},
+        "encoder": encoder,
+        "seed": args.seed,
+        "num_pairs": {"train": len(train), "eval": len(held_out)},
+        "seconds": {"features": featured - started, "total": time.monotonic() - started},
+    }
+    if args.out:
+        candidates[report["selected"]].save(args.out)
+    print(json.dumps(result, allow_nan=False) if args.json else render_table(result))
+    return 0
+
+
+def evaluate(fitted: FittedPreference, pairs: Sequence[Pair], features: Mapping[Side, Tensor]) -> dict[str, Any]:
+    """Figures of one model on judged pairs, in all and by source."""
+    pairs = [pair for pair in pairs if pair.verdict in VERDICT_SIGN]
+    a = torch.stack([features[pair.a] for pair in pairs])
+    b = torch.stack([features[pair.b] for pair in pairs])
+    annotators = [pair.annotator for pair in pairs]
+    verdict = torch.tensor([VERDICT_SIGN[pair.verdict] for pair in pairs])
+    probability = fitted.decided_probability(a, b, annotators)
+    log_prob = fitted.verdict_log_prob(a, b, verdict, annotators)
+
+    def figures(chosen: Tensor) -> dict[str, Any]:
+        decided = chosen & (verdict != 0)
+        scores = decided_metrics(probability[decided], (verdict[decided] > 0).float())
+        with_ties = -log_prob[chosen].mean()
+        return _figures({**scores, "log_loss_with_ties": float(with_ties) if with_ties.isfinite() else None})
+
+    return {**figures(verdict < 2), "by_source": _by_source(pairs, figures)}
+
+
+def longer_wins(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Accuracy of "the response with more characters wins" on decided pairs; equal lengths count one half."""
+    pairs = [pair for pair in pairs if pair.verdict in ("a", "b")]
+    difference = torch.tensor([float(len(pair.a.response) - len(pair.b.response)) for pair in pairs])
+    won = torch.tensor([1.0 if pair.verdict == "a" else -1.0 for pair in pairs])
+    right = (difference.sign() * won + 1) / 2
+
+    def figures(chosen: Tensor) -> dict[str, Any]:
+        return {"accuracy": float(right[chosen].mean()), "n": int(chosen.sum())}
+
+    return {**figures(won.abs() > 0), "by_source": _by_source(pairs, figures)}
+
+
+def render_table(result: Mapping[str, Any]) -> str:
+    """The comparison for people: one line per model and source."""
+    names = [*result["models"], *result["baselines"]]
+    rows = {**result["models"], **result["baselines"]}
+    sources = sorted({source for row in rows.values() for source in row["by_source"]})
+    columns = (("log_loss", "log loss"), ("accuracy", "accuracy"), ("ece", "ECE"), ("brier", "Brier"))
+    width = max(len(text) for text in [*names, *sources, "all sources"]) + 2
+    lines = [f"{'source':{width}}{'model':{width}}{'decided':>8}" + "".join(f"{title:>10}" for _, title in columns)]
+    for source in [*sources, "all sources"]:
+        for name in names:
+            row = rows[name] if source == "all sources" else rows[name]["by_source"].get(source, {})
+            cells = "".join(f"{row[key]:>10.3f}" if row.get(key) is not None else f"{'-':>10}" for key, _ in columns)
+            lines.append(f"{source:{width}}{name:{width}}{row.get('n', 0):>8}{cells}")
+    lines += [
+        "",
+        f"selected: {result['selected']} ({result['why']})",
+        result["audit"]["sentence"],
+        "Decided pairs only, natural logarithm; an even coin has log loss 0.693. Sides were swapped at random.",
+    ]
+    return "\n".join(lines)
+
+
+def _by_source(pairs: Sequence[Pair], figures: Callable[[Tensor], dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    sources = sorted({pair.source for pair in pairs})
+    return {source: figures(torch.tensor([pair.source == source for pair in pairs])) for source in sources}
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in FIGURES if key in row}
+
+
+def _features_of(pairs: Sequence[Pair], encoder: str) -> dict[Side, Tensor]:
+    """Features of every distinct side: one answer often takes part in several comparisons."""
+    model, tokenizer = load_encoder(encoder)
+    if sum(p.numel() for p in model.parameters()) < SMALL_MODEL:
+        torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    sides = list(dict.fromkeys(side for pair in pairs for side in (pair.a, pair.b)))
+    _say(f"reading features of {len(sides)} responses with {encoder}")
+    shown = [0.0]
+
+    def progress(fraction: float) -> None:
+        if fraction >= shown[0] + 0.1:
+            shown[0] = fraction
+            _say(f"features {fraction:.0%}")
+
+    messages = {side.turns: side.messages for side in sides}  # one object per conversation
+    rows = extract_features(
+        model, tokenizer, [messages[side.turns] for side in sides], [side.response for side in sides], progress=progress
+    )
+    return dict(zip(sides, rows, strict=True))
+
+
+def _warn_of_shared_prompts(train: Sequence[Pair], held_out: Sequence[Pair]) -> None:
+    shared = {pair.group for pair in train} & {pair.group for pair in held_out}
+    if shared:
+        logger.warning("%d prompts are in both files: figures on them flatter the models", len(shared))
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
