@@ -146,5 +146,3 @@ def _task_book(task: Task, seq: int) -> TaskBook:
         priority=task.priority,
         slots=[None] * task.wanted,
     )
-
-

@@ -113,9 +113,7 @@ def _apply(connection: duckdb.DuckDBPyConnection, version: int, path: Path, dige
     connection.begin()
     try:
         connection.execute(path.read_text())
-        connection.execute(
-            "INSERT INTO schema_migrations VALUES (?, ?, ?, ?)", [version, path.name, digest, datetime.now(UTC)]
-        )
+        connection.execute("INSERT INTO schema_migrations VALUES (?, ?, ?, ?)", [version, path.name, digest, datetime.now(UTC)])
         connection.commit()
     except BaseException:
         connection.rollback()

@@ -26,7 +26,7 @@ class Message:
 class Prompt:
     id: str
     messages: tuple[Message, ...]
-    split: str  # train | heldout
+    split: str  # train | heldout | imported (came with judgments made elsewhere: never sampled)
     source: str
     tags: tuple[str, ...] = ()
     created_at: datetime

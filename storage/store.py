@@ -68,13 +68,19 @@ class Store(Protocol):
         ...
 
     def renew(self, lease_ids: Sequence[str], annotator_id: str) -> list[str]:
-        """Extend open leases of this annotator by the lease time; returns the ids that are still held."""
+        """Extend leases of this annotator by the lease time, expired ones too if nobody else got their place; the ids held."""
         ...
 
-    def submit(self, judgment: JudgmentInput, *, annotator_id: str) -> SubmitResult: ...
+    def submit(self, judgment: JudgmentInput, *, annotator_id: str) -> SubmitResult:
+        """Store the answer to a lease. An expired lease counts as long as its place was not given to somebody else."""
+        ...
+
     def withdraw(self, judgment_id: str, *, annotator_id: str) -> LeasedPair | None:
-        """Undo: take back one's own judgment and get its pair again, same sides, ``supersedes`` set. None if not theirs
-        or already withdrawn."""
+        """Undo: take back one's own judgment and get its pair again, same sides, ``supersedes`` set.
+
+        Asked again while that pair is unanswered: the same lease (a retry). None if the judgment is unknown, not theirs,
+        imported, withdrawn and answered anew, or a skip whose place somebody else has taken meanwhile.
+        """
         ...
 
     # Reading.

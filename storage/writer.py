@@ -38,7 +38,8 @@ class Transaction:
         self._num_flushes = 0
 
     def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._waiting.setdefault(table, []).extend(rows)
+        if rows:
+            self._waiting.setdefault(table, []).extend(rows)
 
     def undo(self, action: Callable[[], object]) -> None:
         """Run ``action`` if this operation is not committed."""

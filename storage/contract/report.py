@@ -29,9 +29,7 @@ class RoundReport(TypedDict, total=False):
     picked: dict[str, Any]  # rule, step_size, kl_coef, learning_rate, device, ...: what ran after `auto`
     picked_why: dict[str, str]  # one sentence for each automatic choice
     data: dict[str, Any]  # num_prompts, num_responses, num_judgments, verdicts {a, b, tie, ...}, num_annotators
-    preference: dict[
-        str, Any
-    ]  # models {name: {log_loss, accuracy, ece, brier}}, selected, temperature, reliability, ...
+    preference: dict[str, Any]  # models {name: {log_loss, accuracy, ece, brier}}, selected, temperature, reliability, ...
     audit: dict[str, Any]  # cyclic: true | false | null, p_value, statistic, sentence
     update: dict[str, Any]  # loss, train_r2, heldout_r2, achieved_fraction, anchors {policy_id: coefficient}
     evaluation: dict[str, Any]  # win_rate_vs_parent, win_rate_vs_base, length_controlled_vs_parent: Interval;

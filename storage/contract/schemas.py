@@ -12,7 +12,7 @@ PROMPTS = pa.schema(
     [
         ("prompt_id", pa.string()),
         ("messages", pa.list_(MESSAGE)),
-        ("split", pa.string()),  # train | heldout
+        ("split", pa.string()),  # train | heldout | imported (only judged elsewhere: neither trained on nor sampled)
         ("source", pa.string()),
         ("tags", pa.list_(pa.string())),
     ]
