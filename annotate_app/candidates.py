@@ -60,7 +60,9 @@ def register_artifact(store: Store, data_dir: Path, round_: Round, *, now: datet
     """Add a sealed artifact's policy and responses to the store, after checking its hashes and that it answers this job."""
     directory = artifact_dir(data_dir / round_.job_dir)
     read_manifest(directory)
-    report: RoundReport = json.loads((directory / "report.json").read_text())
+    report = read_report(data_dir, round_)
+    if report is None:
+        raise UserError(f"{directory} has no report.json, so it cannot be told what it is. Start a new job.")
     policy = None
     if round_.kind == "round":
         if report.get("new_policy") != round_.new_policy_id:
@@ -70,6 +72,12 @@ def register_artifact(store: Store, data_dir: Path, round_: Round, *, now: datet
             )
         policy = _add_policy(store, data_dir, directory, round_, report, now)
     return Registered(report=report, policy=policy, num_responses=_add_responses(store, directory, now))
+
+
+def read_report(data_dir: Path, round_: Round) -> RoundReport | None:
+    """The report of a job's artifact; None before it is sealed."""
+    path = artifact_dir(data_dir / round_.job_dir) / "report.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def make_tasks(store: Store, data_dir: Path, policy: Policy, promotion: Event, options: QueueOptions, *, now: datetime) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 from annotate_app import launcher as jobs
 from annotate_app.bootstrap import ensure_base_policy, ensure_prompts, learner_dir
-from annotate_app.candidates import QueueOptions, Registered, make_tasks, register_artifact
+from annotate_app.candidates import QueueOptions, Registered, read_report, register_artifact
 from annotate_app.gate import decide
 from annotate_app.job_setup import (
     JobOptions,
@@ -31,6 +31,7 @@ from annotate_app.job_setup import (
     write_job,
 )
 from annotate_app.launcher import JobExit, JobRunning, Launcher
+from annotate_app.policies import PolicyService
 from annotate_app.progress import JobProgress, ProgressReader
 from storage.contract.jobs import artifact_dir, job_name
 from storage.contract.report import RoundReport
@@ -38,7 +39,7 @@ from storage.contract.sealing import MANIFEST
 from storage.contract.settings import JobSettings
 from storage.errors import UserError
 from storage.ids import new_id
-from storage.records import Event, Policy, Round
+from storage.records import Policy, Round
 from storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class RoundService:
         self._launcher = Launcher(command, self._on_exit, env=learner_environment())
         self._progress = ProgressReader()
         self._lock = threading.RLock()  # one change of jobs or policies at a time
+        self._policies = PolicyService(store, self._data_dir, self._queue, clock, self._lock)
 
     # Jobs.
     def rules(self) -> list[dict[str, Any]]:
@@ -94,9 +96,8 @@ class RoundService:
         if settings.kind == "round":
             self._check_rule(settings.update.rule)
         with self._lock:
-            self._recover()  # a job that another process of ours started may still run
-            self._launcher.check_free(settings.device)
-            parent = self._policy(policy_id)
+            self._check_free(settings.device)
+            parent = self._policies.get(policy_id)
             check_ready(self._store, settings, parent)
             round_ = self._new_round(settings, parent, job_options)
             write_job(self._store, self._data_dir, round_)
@@ -126,7 +127,7 @@ class RoundService:
                 self._resumed(round_, actor)
                 self._register(round_)
             else:
-                self._launcher.check_free(settings.device)
+                self._check_free(settings.device)
                 if not (self._job_dir(round_) / MANIFEST).exists():  # jobs/ may be deleted at any time
                     write_job(self._store, self._data_dir, round_)
                 self._resumed(round_, actor)
@@ -140,8 +141,7 @@ class RoundService:
 
     def report(self, number: int) -> RoundReport | None:
         """The report of a job's artifact; None before it is sealed."""
-        path = artifact_dir(self._job_dir(self._round(number))) / "report.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_report(self._data_dir, self._round(number))
 
     def log_tail(self, number: int, lines: int = 20) -> str:
         """Last lines of the job's log."""
@@ -158,27 +158,11 @@ class RoundService:
 
         A policy whose round left its limits needs a reason.
         """
-        with self._lock:
-            policy = self._policy(policy_id)
-            if policy.status == "serving":
-                return policy
-            report = next((self.report(r.number) for r in self._store.list_rounds() if r.id == policy.round_id), None)
-            if report and report.get("status") == "failed" and not reason:
-                raise UserError(
-                    f"Policy {policy.number} left a limit of its round: {' '.join(report.get('reasons', []))} "
-                    "To promote it all the same, give a reason."
-                )
-            self._check_adapter(policy)
-            self._promote(policy, actor, reason)
-            return self._policy(policy_id)
+        return self._policies.promote(policy_id, actor=actor, reason=reason)
 
     def rollback(self, *, actor: str, reason: str | None = None) -> Policy:
         """Let the parent of the serving policy serve again."""
-        with self._lock:
-            serving = self._policy(None)
-            if serving.parent_id is None:
-                raise UserError("The base model is serving; there is no earlier policy to roll back to.")
-            return self.promote(serving.parent_id, actor=actor, reason=reason or f"rolled back from policy {serving.number}")
+        return self._policies.rollback(actor=actor, reason=reason)
 
     # The service itself.
     def ensure_started(self) -> None:
@@ -192,11 +176,19 @@ class RoundService:
             if self._store.serving_policy() is None:
                 self._store.append_event(actor="system", kind="policy.promoted", subject=base.id, data={"reason": "first start"})
             self._ensure_candidates(base)
-            self._fill_queue()
+            self._policies.fill_queue()
 
     def close(self, *, stop_jobs: bool = False) -> None:
         """Stop watching jobs. They go on and the next start finds them; ``stop_jobs`` ends them, resumable."""
         self._launcher.close(stop_jobs=stop_jobs)
+
+    def _check_free(self, device: str) -> None:
+        """JobRunning if a job has the accelerator: one of ours, or one that an earlier app started and that still runs."""
+        self._recover()
+        for job_dir in self._launcher.running():
+            if self._round(_number_of(job_dir)).status != "running":  # its end is recorded, the launcher lets go of it now
+                self._launcher.wait(job_dir, 5)
+        self._launcher.check_free(device)
 
     def _new_round(self, settings: JobSettings, parent: Policy, options: JobOptions) -> Round:
         number = self._next_number()
@@ -225,7 +217,7 @@ class RoundService:
         self._store.append_event(actor=actor, kind="job.launched", subject=round_.id)
 
     def _on_exit(self, exit_: JobExit) -> None:
-        round_ = self._round(int(exit_.job_dir.name.split("-")[0]))
+        round_ = self._round(_number_of(exit_.job_dir))
         with self._lock:
             if self._sealed(round_):
                 self._register(round_)
@@ -248,34 +240,18 @@ class RoundService:
 
     def _settle(self, round_: Round, registered: Registered) -> None:
         if registered.policy is None:
-            tasks = self._fill_queue() if round_.kind == "generate" else 0
+            tasks = self._policies.fill_queue() if round_.kind == "generate" else 0
             self._end(round_, "done", _what_came(round_.kind, registered.num_responses, tasks))
             return
         decision = decide(registered.report, mode=options_of(round_).promote)
-        serving = self._policy(None)
+        serving = self._policies.get(None)
         if decision.action == "promote" and serving.id not in (round_.parent_policy_id, registered.policy.id):
             self._end(round_, "done", f"Held: policy {serving.number} was put in service meanwhile. Promote it by hand.")
             return
         if decision.action == "promote":
-            self._promote(registered.policy, "system", decision.sentence)
+            self._policies.put_in_service(registered.policy, actor="system", reason=decision.sentence)
         status = "failed" if registered.report.get("status") == "failed" else "done"
         self._end(round_, status, f"Policy {registered.policy.number}. {decision.sentence}")
-
-    def _promote(self, policy: Policy, actor: str, reason: str | None) -> None:
-        serving = self._store.serving_policy()
-        if serving is None or serving.id != policy.id:
-            self._store.append_event(actor=actor, kind="policy.promoted", subject=policy.id, data={"reason": reason})
-        self._fill_queue()
-
-    def _fill_queue(self) -> int:
-        policy = self._policy(None)
-        made_by = next((r for r in self._store.list_rounds() if r.id == policy.round_id), None)
-        queue = options_of(made_by).queue if made_by else self._queue
-        return make_tasks(self._store, self._data_dir, policy, self._promotion(policy), queue, now=self._clock())
-
-    def _promotion(self, policy: Policy) -> Event:
-        events = self._store.list_events(kind_prefix="policy.promoted", limit=1_000_000)
-        return max((event for event in events if event.subject == policy.id), key=lambda event: event.seq)
 
     def _recover(self) -> None:
         """Register what finished while no app looked, adopt what still runs, mark the rest as interrupted."""
@@ -322,25 +298,10 @@ class RoundService:
             raise UserError(f"There is no job {number}. `nashloop round list` shows the jobs there are.")
         return round_
 
-    def _policy(self, policy_id: str | None) -> Policy:
-        """The named policy, or the serving one."""
-        policy = self._store.get_policy(policy_id) if policy_id else self._store.serving_policy()
-        if policy is None:
-            known = ", ".join(f"{p.number} ({p.id})" for p in self._store.list_policies()) or "none yet"
-            raise UserError(f"There is no policy {policy_id or 'in service'}. Policies here: {known}.")
-        return policy
-
     def _check_rule(self, name: str) -> None:
         names = [rule["name"] for rule in self.rules()]
         if name not in names:
             raise UserError(f"Unknown update rule {name!r}. Choose one of: {', '.join(names)}.")
-
-    def _check_adapter(self, policy: Policy) -> None:
-        if policy.adapter_path and not (self._data_dir / policy.adapter_path).is_dir():
-            raise UserError(
-                f"The adapter of policy {policy.number} is not at {self._data_dir / policy.adapter_path} any more. "
-                "Restore the artifacts directory from a backup, or promote another policy."
-            )
 
 
 @functools.cache
@@ -358,6 +319,10 @@ def learner_environment() -> dict[str, str]:
     """This environment, with the learner importable also where nashloop runs from its source tree."""
     paths = [str(learner_dir().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def _number_of(job_dir: Path) -> int:
+    return int(job_dir.name.partition("-")[0])
 
 
 def _what_came(kind: str, num_responses: int, num_tasks: int) -> str:

@@ -250,6 +250,14 @@ def test_labelling_goes_on_while_a_job_runs_and_a_second_job_is_refused(ready, s
     assert rounds.wait(started.number, 30).status == "done"
 
 
+def test_the_next_job_may_start_the_moment_the_last_one_is_done(ready, store):
+    for seed in range(1, 4):
+        started = ready.start(build_settings({"kind": "generate", "seed": seed}), actor="tester")
+        while store.get_round(started.number).status == "running":  # no pause: the launcher has not let go of it yet
+            pass
+        assert store.get_round(started.number).status == "done"
+
+
 def test_progress_tells_stage_fraction_times_and_metrics(ready, store, service, data):
     label(store, 8)
     ready.close()
