@@ -1,0 +1,68 @@
+"""Log-probabilities of responses: nats, natural log, summed over the response's tokens with its end token.
+
+Shapes: B sequences, T tokens, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from online_learner.device import mixed_precision
+
+SEQUENCES_PER_BATCH = 16  # of similar length: a large batch would be mostly padding
+
+
+class TokenisedResponse(NamedTuple):
+    """Token ids of a prompt as the model reads it, and of a response with its end token if it has one."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def token_logps(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """log P(token_ids[b, t] | what came before), (B, T); logits (B, T, V) are those at the position before each token."""
+    chosen = logits.float().gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    return chosen - logits.float().logsumexp(-1)
+
+
+def length_sorted_batches(sequences: Sequence[TokenisedResponse]) -> Iterator[list[int]]:
+    """Indices of all sequences in batches of similar length, shortest first."""
+    order = sorted(range(len(sequences)), key=lambda i: (sequences[i].length, i))
+    for start in range(0, len(order), SEQUENCES_PER_BATCH):
+        yield order[start : start + SEQUENCES_PER_BATCH]
+
+
+def response_logps(model: Any, sequences: Sequence[TokenisedResponse]) -> Tensor:
+    """Summed log-probability of each response under ``model``, (B,), with gradient where the caller allows it.
+
+    Each sequence is forwarded once, whatever pairs it appears in. Padding is on the right and masked.
+    """
+    rows: list[Tensor | None] = [None] * len(sequences)
+    for batch in length_sorted_batches(sequences):
+        for i, logp in zip(batch, _batch_logps(model, [sequences[i] for i in batch]), strict=True):
+            rows[i] = logp
+    return torch.stack([row for row in rows if row is not None]) if rows else torch.empty(0)
+
+
+def _batch_logps(model: Any, batch: Sequence[TokenisedResponse]) -> Tensor:
+    longest = max(sequence.length for sequence in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    attended = torch.zeros_like(ids)
+    of_response = torch.zeros(len(batch), longest - 1, dtype=torch.bool)  # positions that predict a response token
+    for b, (prompt_ids, response_ids) in enumerate(batch):
+        length = len(prompt_ids) + len(response_ids)
+        ids[b, :length] = torch.tensor([*prompt_ids, *response_ids])
+        attended[b, :length] = 1
+        of_response[b, len(prompt_ids) - 1 : length - 1] = True
+    device = next(model.parameters()).device
+    ids, of_response = ids.to(device), of_response.to(device)
+    with mixed_precision(device):
+        logits = model(input_ids=ids, attention_mask=attended.to(device), use_cache=False).logits
+    predicted = token_logps(logits[:, :-1], ids[:, 1:])
+    return torch.where(of_response, predicted, 0.0).sum(-1)
