@@ -107,10 +107,13 @@ def prepare(
             f"Only {observations.num_decided} decided judgments (verdict a or b) on known responses, of "
             f"{judgments.num_rows} in all; a preference model needs at least {min_judgments}. Collect more."
         )
-    num_prompts = int(observations.prompt.max()) + 1
+    num_prompts = len(observations.prompt[observations.verdict != 0].unique())
     if num_prompts < 2:
-        raise UserError("All judgments are on 1 prompt; held-out figures need at least 2. Judge more prompts.")
+        raise UserError("All decided judgments are on 1 prompt; held-out figures need at least 2. Judge more prompts.")
     raw = torch.stack([torch.as_tensor(row, dtype=torch.float32) for row in features_of.values()])
+    if not raw.isfinite().all():
+        num_bad = int((~raw.isfinite()).any(1).sum())
+        raise UserError(f"Features of {num_bad} of {len(raw)} responses are not finite. Use another encoder or precision.")
     mean = raw.mean(0)
     deviation = raw.std(0, correction=0)
     # A constant column says nothing; the 4 / sqrt(d) keeps penalties comparable between widths of models.
