@@ -5,8 +5,8 @@ Every path is under /api/v1. Bodies refuse unknown fields. A UserError answers 4
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from starlette.background import BackgroundTask
 from annotate_app.api.people import Actor, Body, build_people_router
 from annotate_app.auth import Principal, require
 from annotate_app.context import AppContext
+from annotate_app.launcher import JobRunning
 from storage.contract.settings import build_settings
 from storage.exports import EXPORT_FORMATS, write_export
 from storage.imports import import_file
@@ -103,7 +104,8 @@ def _jobs(context: AppContext) -> APIRouter:
     def _start(body: RoundBody, actor: Principal, *, kind: Kind, policy_id: str | None) -> dict[str, Any]:
         settings = build_settings({**body.settings, "kind": kind})
         options = body.model_dump(include=set(OptionsBody.model_fields), exclude_none=True)
-        started = rounds.start(settings, actor=actor.actor, kind=kind, policy_id=policy_id, options=options)
+        with _busy_is_409():
+            started = rounds.start(settings, actor=actor.actor, kind=kind, policy_id=policy_id, options=options)
         return round_json(context, started)
 
     @router.get("/rounds")
@@ -145,7 +147,8 @@ def _jobs(context: AppContext) -> APIRouter:
     def resume(number: int, actor: Actor) -> dict[str, Any]:
         """Go on with a job that stopped."""
         find_round(context, number)
-        return round_json(context, rounds.resume(number, actor=actor.actor))
+        with _busy_is_409():
+            return round_json(context, rounds.resume(number, actor=actor.actor))
 
     return router
 
@@ -228,6 +231,14 @@ def policy_json(context: AppContext, policy: Policy) -> dict[str, Any]:
     numbers = {p.id: p.number for p in context.store.list_policies()}
     made_by = next((r.number for r in context.store.list_rounds() if r.id == policy.round_id), None)
     return {**asdict(policy), "parent": numbers.get(policy.parent_id or ""), "round": made_by}
+
+
+@contextmanager
+def _busy_is_409() -> Iterator[None]:
+    try:
+        yield
+    except JobRunning as error:
+        raise HTTPException(409, str(error)) from error
 
 
 def _write_export(context: AppContext, format_name: str, container: str, aside: Path) -> Path:
