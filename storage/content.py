@@ -114,11 +114,13 @@ def _add_judgments(state: State, transaction: Transaction, judgments: Sequence[J
 
 
 def _new_only(transaction: Transaction, table: str, records: Iterable[Any]) -> list[Any]:
-    by_id = {record.id: record for record in reversed(list(records))}  # of two with one id the first counts
+    by_id: dict[str, Any] = {}
+    for record in records:
+        by_id.setdefault(record.id, record)
     known = transaction.rows(f"SELECT id FROM {table} WHERE id IN (SELECT unnest($ids))", {"ids": list(by_id)})
     for row in known:
         del by_id[row["id"]]
-    return list(reversed(by_id.values()))
+    return list(by_id.values())
 
 
 def _check_exist(transaction: Transaction, table: str, ids: set[str]) -> None:

@@ -1,0 +1,200 @@
+"""Opening: one owner, migrations in order, files that are damaged or too new, a full disk, backups."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from storage.database import IN_MEMORY, MIGRATIONS, Database
+from storage.duckdb_store import open_store
+from storage.errors import UserError
+from tests.storage.builders import fill, judge
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(code, *args):
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+
+
+def test_a_second_process_is_told_who_holds_the_file(tmp_path):
+    holder = start(
+        """
+        import sys
+        from pathlib import Path
+        from storage.duckdb_store import open_store
+        sys.argv = ["nashloop", "up"]
+        store = open_store(Path(PATH))
+        print("open", flush=True)
+        sys.stdin.readline()
+        store.close()
+        """.replace("PATH", repr(str(tmp_path / "db")))
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+    with pytest.raises(UserError) as refused:
+        open_store(tmp_path / "db")
+    assert f"is held by PID {holder.pid} (nashloop up, since 20" in str(refused.value)
+    assert "Talk to the running app" in str(refused.value) and "or stop it" in str(refused.value)
+    holder.communicate("\n", timeout=30)
+    open_store(tmp_path / "db").close()  # free again
+
+
+def test_a_killed_owner_does_not_keep_the_file(tmp_path):
+    store = open_store(tmp_path / "db")
+    store.close()
+    (tmp_path / "db.owner").write_text('{"pid": 1, "command": "nashloop up", "started": "2026-01-01T00:00:00+00:00"}')
+    open_store(tmp_path / "db").close()
+
+
+def test_the_same_process_cannot_open_it_twice(tmp_path):
+    store = open_store(tmp_path / "db")
+    with pytest.raises(UserError, match=f"PID {os.getpid()}"):
+        open_store(tmp_path / "db")
+    store.close()
+
+
+def test_another_program_that_has_the_file_is_named(tmp_path):
+    path = tmp_path / "db"
+    open_store(path).close()
+    other = start("import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(1, flush=True); sys.stdin.readline()", path)
+    assert other.stdout is not None and other.stdout.readline() == "1\n"
+    with pytest.raises(UserError, match=rf"open in another program \(PID {other.pid}\)"):
+        open_store(path)
+    other.communicate("\n", timeout=30)
+
+
+def test_something_else_than_a_database_is_refused(tmp_path):
+    path = tmp_path / "db"
+    path.write_text("these are no rows " * 1000)
+    with pytest.raises(UserError, match="cannot be opened as a database"):
+        open_store(path)
+
+
+def test_files_can_be_read_by_the_version_before(tmp_path):
+    open_store(tmp_path / "db").close()
+    with duckdb.connect(str(tmp_path / "db"), read_only=True) as connection:
+        [(tags,)] = connection.execute("SELECT tags FROM duckdb_databases() WHERE database_name = 'db'").fetchall()
+    assert tags["storage_version"].startswith("v1.5.0")
+
+
+@pytest.fixture
+def migrations(tmp_path):
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "0001_initial.sql").write_text((MIGRATIONS / "0001_initial.sql").read_text())
+    return folder
+
+
+def test_migrations_are_applied_once_and_in_order(tmp_path, migrations):
+    Database(tmp_path / "db", migrations=migrations).close()
+    (migrations / "0002_note.sql").write_text("CREATE TABLE note (text VARCHAR); INSERT INTO note VALUES ('hi');")
+    for _ in range(2):
+        database = Database(tmp_path / "db", migrations=migrations)
+        assert database.schema_version == 2
+        assert database.rows("SELECT text FROM note") == [{"text": "hi"}]
+        database.close()
+
+
+def test_a_migration_that_fails_leaves_nothing(tmp_path, migrations):
+    Database(tmp_path / "db", migrations=migrations).close()
+    (migrations / "0002_broken.sql").write_text("CREATE TABLE note (text VARCHAR); INSERT INTO nowhere VALUES (1);")
+    with pytest.raises(duckdb.Error):
+        Database(tmp_path / "db", migrations=migrations)
+    database = Database(tmp_path / "db")
+    assert database.schema_version == 1
+    assert database.rows("SELECT 1 AS x FROM duckdb_tables() WHERE table_name = 'note'") == []
+    database.close()
+
+
+def test_an_edited_migration_is_refused(tmp_path, migrations):
+    Database(tmp_path / "db", migrations=migrations).close()
+    with (migrations / "0001_initial.sql").open("a") as file:
+        file.write("-- a remark\n")
+    with pytest.raises(UserError, match="0001_initial.sql is not the one this database was made with"):
+        Database(tmp_path / "db", migrations=migrations)
+
+
+def test_a_database_of_a_newer_version_is_refused(tmp_path, migrations):
+    (migrations / "0002_note.sql").write_text("CREATE TABLE note (text VARCHAR);")
+    Database(tmp_path / "db", migrations=migrations).close()
+    with pytest.raises(UserError, match="has schema 2, this version of nashloop knows only up to 1"):
+        Database(tmp_path / "db")
+
+
+def test_health_says_what_is_open(tmp_path):
+    store = open_store(tmp_path / "db")
+    assert store.health() == {"writer": True, "queue": 0, "schema": 1, "path": str(tmp_path / "db")}
+    store.close()
+    assert store.health()["writer"] is False
+    store.close()  # again does nothing
+    assert open_in_memory_path() == str(IN_MEMORY)
+
+
+def open_in_memory_path():
+    store = open_store()
+    path = store.health()["path"]
+    store.close()
+    return path
+
+
+@pytest.mark.parametrize("where", ["file", "memory"])
+def test_a_backup_is_a_database_of_its_own(tmp_path, where):
+    store = open_store(tmp_path / "db" if where == "file" else None)
+    fill(store)
+    made = [judge(store, "ann0"), judge(store, "ann1", "tie")]
+    store.backup(tmp_path / "it's a copy" / "one.duckdb")
+    judge(store, "ann2")  # not in the copy
+    store.close()
+    copy = open_store(tmp_path / "it's a copy" / "one.duckdb")
+    assert [j.id for j in reversed(copy.list_judgments())] == made
+    judge(copy, "ann2")
+    assert copy.count_judgments() == 3
+    copy.close()
+    assert sorted(p.name for p in (tmp_path / "it's a copy").iterdir()) == ["one.duckdb", "one.duckdb.owner"]
+
+
+def test_a_backup_replaces_nothing(tmp_path):
+    store = open_store()
+    (tmp_path / "there").write_text("precious")
+    with pytest.raises(UserError, match="never replaces a file"):
+        store.backup(tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "precious"
+    store.close()
+
+
+def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
+    # A limit on file size stands for the disk: the write fails in the same place, with another number.
+    code = """
+        import resource, signal, sys
+        from pathlib import Path
+        from storage.duckdb_store import open_store
+        from storage.errors import UserError
+        from tests.storage.builders import fill, judge, make_prompt
+        store = open_store(Path(sys.argv[1]))
+        fill(store, num_tasks=4)
+        judge(store, "ann0")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        used = sum(p.stat().st_size for p in Path(sys.argv[1]).parent.iterdir())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (used + 20_000, resource.RLIM_INFINITY))
+        try:
+            store.add_prompts([make_prompt(f"big{i}", text="x" * 5000) for i in range(200)])
+        except UserError as error:
+            print(error)
+        print(store.count_judgments(), len(store.list_prompts()))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        judge(store, "ann0")
+        print(store.count_judgments())
+        store.close()
+    """
+    out, err = start(code, tmp_path / "db").communicate(timeout=60)
+    lines = out.splitlines()
+    assert lines[0].startswith("the disk is full, nothing of this was stored"), out + err
+    assert lines[1:] == ["1 4", "2"]
+    store = open_store(tmp_path / "db")
+    assert store.count_judgments() == 2
+    store.close()
