@@ -71,10 +71,11 @@ def http_client(url: str, token: str) -> Iterator[ApiClient]:
 
 
 @contextmanager
-def connect(data_dir: Path, *, create: bool = False) -> Iterator[ApiClient]:
+def connect(data_dir: Path, *, create: bool = False, jobs: bool = False) -> Iterator[ApiClient]:
     """The API of the app that serves ``data_dir``, or, if none runs, of one served by this process meanwhile.
 
-    ``create``: begin an empty data directory if there is none; otherwise that is a UserError.
+    ``create``: begin an empty data directory if there is none; otherwise that is a UserError. ``jobs``: take up what an
+    app that stopped left running or unregistered; for commands that start, follow or stop jobs.
     """
     if not create:
         check_data(data_dir)
@@ -83,12 +84,14 @@ def connect(data_dir: Path, *, create: bool = False) -> Iterator[ApiClient]:
         with http_client(running.url, running.token) as client:
             yield client
         return
-    from annotate_app.commands.compose import admin_token, build_api, open_context
+    from annotate_app.commands.compose import admin_token, build_api, open_context, take_up_jobs
 
-    with (
-        open_context(data_dir, create=create) as context,
-        admin_token(context.store) as token,
-        serve_in_background(build_api(context)) as url,
-        http_client(url, token) as client,
-    ):
-        yield client
+    with open_context(data_dir, create=create) as context:
+        if jobs:
+            take_up_jobs(context)
+        with (
+            admin_token(context.store) as token,
+            serve_in_background(build_api(context)) as url,
+            http_client(url, token) as client,
+        ):
+            yield client

@@ -23,17 +23,23 @@ def as_json(plan: Plan, rows: Sequence[RoundTruth], seconds_total: float) -> dic
 
 def as_table(plan: Plan, rows: Sequence[RoundTruth]) -> Any:
     """A rich table of the rounds; round 0 is the base policy."""
+    from rich import box
     from rich.table import Table
 
     gap = gap_name(WORLDS[plan.world]())
-    caption = f"Win rates are true ones, over all pairs of held-out samples, 95 % interval over prompts. Duality gap: {gap}."
-    table = Table(title=f"{plan.world} world, model {plan.model}, seed {plan.seed}", caption=caption, caption_justify="left")
-    for name in ("round", "win rate against base", "duality gap", "KL to base, nats", "text quality", "labels", "seconds"):
-        table.add_column(name, justify="right")
+    caption = (
+        "Win rates against the base policy are true ones, over all pairs of samples on held-out prompts; 95 % intervals "
+        f"treat prompts as the sample. Duality gap: {gap}. KL to the base policy in nats."
+    )
+    title = f"{plan.world} world, model {plan.model}, seed {plan.seed}"
+    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("round", "win rate", "95 %", "gap", "KL", "text quality", "labels", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             str(row.round),
-            f"{row.win_rate_vs_base:.3f} ({row.win_rate_low:.3f} to {row.win_rate_high:.3f})",
+            f"{row.win_rate_vs_base:.3f}",
+            f"{row.win_rate_low:.3f} to {row.win_rate_high:.3f}",
             f"{row.true_duality_gap:.3f}",
             f"{row.kl_to_base_nats:.2f}",
             "" if row.text_quality is None else f"{row.text_quality:.2f}",

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 TIE_HALF_WIDTH = 0.15  # an annotator calls a tie where the latent answer lies this near zero, in logits
 STRENGTH_EDGES = (1.0, 2.5)  # latent answers beyond them are "clearly" (2) and "much" (3) better
@@ -35,6 +36,7 @@ class Features:
     num_exclamations: int
 
 
+@lru_cache(maxsize=65_536)  # every sample meets every other one
 def read_features(text: str) -> Features:
     """Features of one response; the numbers of a list are neither words nor ends of sentences."""
     items = LIST_ITEM.findall(text)

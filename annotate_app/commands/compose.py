@@ -19,20 +19,29 @@ KEY_FILE = "session.key"
 
 @contextmanager
 def open_context(
-    data_dir: Path, *, create: bool = False, seed: int | None = None, stop_jobs: bool = False, **rounds_options: Any
+    data_dir: Path,
+    *,
+    create: bool = False,
+    prompts: Path | None = None,
+    seed: int | None = None,
+    stop_jobs: bool = False,
+    **rounds_options: Any,
 ) -> Iterator[AppContext]:
     """Open everything a data directory holds; closed again at the end of the block.
 
-    ``seed`` fixes which side of a pair is shown first. Jobs go on after the block unless ``stop_jobs``. ``rounds_options``
-    are those of RoundService: model, device, prompts, queue.
+    ``prompts``: a file to import first. ``seed`` fixes which side of a pair is shown first. Jobs go on after the block
+    unless ``stop_jobs``. ``rounds_options`` are those of RoundService: model, device, queue.
     """
     from storage.duckdb_store import open_store
+    from storage.imports import import_prompts
 
     if not create:
         check_data(data_dir)
     _make_directory(data_dir)
     store = open_store(data_dir / DATABASE, rng=None if seed is None else random.Random(seed))
     try:
+        if prompts is not None:
+            import_prompts(store, prompts)
         rounds = RoundService(store, data_dir, **rounds_options)
         try:
             yield AppContext(store=store, rounds=rounds, data_dir=data_dir, session_secret=_session_secret(data_dir))
@@ -40,6 +49,16 @@ def open_context(
             rounds.close(stop_jobs=stop_jobs)
     finally:
         store.close()
+
+
+def take_up_jobs(context: AppContext) -> None:
+    """Adopt, register or mark the jobs that an earlier app left; UserError where nothing was ever started."""
+    if not context.store.list_policies():
+        directory = context.data_dir
+        raise UserError(
+            f"{directory} has no policy yet. Run `nashloop up --data {directory}`, which samples the first responses."
+        )
+    context.rounds.ensure_started()
 
 
 @contextmanager

@@ -82,13 +82,13 @@ def create_token(
 
 @tokens.command("list")
 def list_tokens(data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
-    """List tokens by name and id, never the secrets."""
+    """List the tokens that work, by name and id, never the secrets; --json lists revoked ones too."""
     from annotate_app.client import connect
 
     with connect(data) as client:
         found = rows_of(client.get("/tokens"), "tokens")
-    rows = [(t["id"], t["name"], t["scope"], "revoked" if t.get("revoked") else "") for t in found]
-    report({"tokens": found}, table(("id", "name", "scope", ""), rows, empty="No tokens."), as_json=as_json)
+    rows = [(t["id"], t["name"], t["scope"]) for t in found if t["kind"] == "bearer" and not t["revoked"]]
+    report({"tokens": found}, table(("id", "name", "scope"), rows, empty="No tokens."), as_json=as_json)
 
 
 @tokens.command()

@@ -40,7 +40,7 @@ def start(
 
     if not wait and find_running(data) is None:
         raise UserError("--no-wait needs a running app, which would follow the job. Start `nashloop up`, or leave --no-wait out.")
-    with connect(data) as client:
+    with connect(data, jobs=True) as client:
         number = client.post("/rounds" if kind == "round" else "/jobs", body)["number"]
         if not wait:
             return report({"number": number, "status": "running"}, f"Started {kind} {number}.", as_json=as_json)
@@ -52,7 +52,7 @@ def watch(number: NumberArgument, data: DataOption = DATA_DIR, as_json: JsonOpti
     """Follow a running round until it ends."""
     from annotate_app.client import connect
 
-    with connect(data) as client:
+    with connect(data, jobs=True) as client:
         _follow_to_end(client, number, as_json=as_json)
 
 
@@ -90,7 +90,7 @@ def resume(number: NumberArgument, data: DataOption = DATA_DIR, as_json: JsonOpt
     """Continue an interrupted, failed or cancelled round from its last finished stage."""
     from annotate_app.client import connect
 
-    with connect(data) as client:
+    with connect(data, jobs=True) as client:
         client.post(f"/rounds/{number}/resume")
         _follow_to_end(client, number, as_json=as_json)
 
@@ -173,7 +173,7 @@ def _plain_value(text: str) -> Any:
 def _act(data: Path, path: str, body: dict[str, Any], done: str, as_json: bool) -> None:
     from annotate_app.client import connect
 
-    with connect(data) as client:
+    with connect(data, jobs=True) as client:
         answer = client.post(path, {key: value for key, value in body.items() if value is not None})
     report(answer, done, as_json=as_json)
 

@@ -3,7 +3,7 @@
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ def up(
         link = fresh_link(context)
         token = stack.enter_context(admin_token(context.store))
         stack.enter_context(announced(data, url, token))
-        serve(app, listener, on_ready=lambda: print(welcome(url, link), flush=True))
+        serve(app, listener, on_ready=lambda: print(welcome(url, link, data), flush=True))
     note("Stopped. What was labelled is kept in " + str(data))
 
 
@@ -55,7 +55,7 @@ def check_device(device: str) -> None:
         raise UserError(f"--device {device!r} is unknown. Use auto, cpu or cuda.")
 
 
-def fresh_link(context) -> str | None:
+def fresh_link(context: Any) -> str | None:
     """Path of a one-time sign-in link for the first researcher, made with the data directory; None once one was used."""
     from annotate_app.auth import issue_signin_link
 
@@ -69,7 +69,7 @@ def fresh_link(context) -> str | None:
     return None if used or first.disabled else issue_signin_link(context.store, first)
 
 
-def create_researcher(store):
+def create_researcher(store: Any) -> Any:
     """The first user, who may also label."""
     from datetime import UTC, datetime
 
@@ -84,14 +84,15 @@ def create_researcher(store):
     return user
 
 
-def welcome(url: str, link: str | None) -> str:
+def welcome(url: str, link: str | None, data: Path) -> str:
     """What a person reads when the app is ready."""
+    where = "" if data == DATA_DIR else f" --data {data}"
     lines = [f"Nashloop is ready: {url}", ""]
     if link is not None:
         lines += ["Sign in as the researcher with this one-time link:", f"  {url}{link}", ""]
     else:
-        lines += ["Another sign-in link:   nashloop users invite researcher"]
-    lines += ["Invite an annotator:    nashloop users add NAME", "Stop:                   Ctrl-C"]
+        lines += [f"Another sign-in link:   nashloop users invite {RESEARCHER}{where}"]
+    lines += [f"Invite an annotator:    nashloop users add NAME{where}", "Stop:                   Ctrl-C"]
     return boxed(lines)
 
 

@@ -104,12 +104,17 @@ def _check_artifacts(data: Path, rounds: list[dict[str, Any]]) -> list[Check]:
 
 
 def _check_model(policy: dict[str, Any]) -> Check:
+    from annotate_app.bootstrap import model_location
+
     name = policy["base_model"]
-    path = Path(name)
-    if not (path.is_absolute() or path.exists()):
-        return Check(name="base model", ok=True, detail=f"{name} (hub id; not checked)")
-    missing = [part for part in ("config.json",) if not (path / part).exists()]
-    return Check(name="base model", ok=not missing, detail=f"{name}" + (f" lacks {missing}" if missing else ""))
+    try:
+        place = Path(model_location(name))
+    except UserError as error:
+        return Check(name="base model", ok=False, detail=str(error))
+    if not place.is_absolute():
+        return Check(name="base model", ok=True, detail=f"{name}, from the Hugging Face hub (not looked up)")
+    whole = (place / "config.json").exists()
+    return Check(name="base model", ok=whole, detail=f"{place}" + ("" if whole else " has no config.json: put it back"))
 
 
 def _check_adapter(data: Path, policy: dict[str, Any]) -> Check:
