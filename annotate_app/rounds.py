@@ -273,7 +273,7 @@ class RoundService:
         if first and first[0].status in ("interrupted", "failed", "cancelled"):
             self.resume(first[0].number, actor="system")
         else:
-            self.start(JobSettings(kind="generate"), actor="system", policy_id=base.id)
+            self.start(JobSettings(kind="generate", seed=self._queue.seed), actor="system", policy_id=base.id)
 
     def _resumed(self, round_: Round, actor: str) -> None:
         self._store.append_event(actor=actor, kind="round.resumed", subject=round_.id)
