@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,6 +192,13 @@ def _data(context: AppContext) -> APIRouter:
             raise
         cleanup = BackgroundTask(shutil.rmtree, aside, ignore_errors=True)
         return FileResponse(path, filename=path.name, background=cleanup)
+
+    @router.post("/backups", status_code=201)
+    def backup() -> dict[str, Any]:
+        """Write a checked copy of the database under ``backups/`` of the data directory; labelling goes on meanwhile."""
+        path = context.data_dir.resolve() / "backups" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.duckdb"
+        store.backup(path)
+        return {"path": str(path), "bytes": path.stat().st_size}
 
     @router.post("/imports/{what}")
     async def import_(

@@ -3,7 +3,6 @@
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,26 +20,20 @@ def backup(
     as_json: JsonOption = False,
 ) -> None:
     """Write a verified copy of the database, also while the app runs; artifacts never change and can be copied as they are."""
-    target = out or data / "backups" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.duckdb"
-    if target.exists():
-        raise UserError(f"{target} exists already. Name another file with --out.")
-    from annotate_app.server import check_data, find_running
-
-    check_data(data)
+    if out is not None and out.exists():
+        raise UserError(f"--out {out} exists already. Name another file.")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist. Create it first.")
-    if find_running(data) is None:
-        from annotate_app.commands.compose import open_context
+    from annotate_app.client import connect
 
-        with open_context(data) as context:
-            target.parent.mkdir(exist_ok=True)
-            context.store.backup(target)
-    else:
-        from annotate_app.client import connect
-
-        with connect(data) as client:
-            client.post("/backups", {"path": str(target.resolve())})
-    report({"path": str(target), "bytes": target.stat().st_size}, f"Wrote {target}.", as_json=as_json)
+    with connect(data) as client:
+        made = client.post("/backups")
+    if out is not None:
+        try:
+            made["path"] = shutil.move(made["path"], out)
+        except OSError as error:
+            raise UserError(f"The backup is at {made['path']}: moving it to {out} failed ({error.strerror}).") from error
+    report({**made, "path": str(made["path"])}, f"Wrote {made['path']} ({made['bytes']:,} bytes).", as_json=as_json)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
