@@ -1,0 +1,72 @@
+"""python -m online_learner: run a job directory, compare preference models, list the update rules.
+
+The entry point only parses and dispatches: torch is imported by the command that needs it, after its arguments were read.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from storage.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or 2 with one sentence on standard error where a person can fix the cause."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    argv = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        args = _parser(argv).parse_args(argv)
+        return args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m online_learner", description="The learner of Nashloop.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run or resume a sealed job directory")
+    run.add_argument("job_dir", type=Path, metavar="JOB_DIR", help="a directory under jobs/")
+    run.add_argument("--out", type=Path, metavar="DIR", help="where the artifact appears (default: artifacts/ beside jobs/)")
+    run.set_defaults(run=_run)
+    rules = commands.add_parser("rules", help="list the update rules")
+    rules.add_argument("--json", action="store_true", help="one JSON list on standard output")
+    rules.set_defaults(run=_rules)
+    fit = commands.add_parser("fit", help="compare preference models on files of judged pairs")
+    if argv[:1] == ["fit"]:  # its options name the models, which needs torch
+        from online_learner import fit_command
+
+        fit_command.add_arguments(fit)
+        fit.set_defaults(run=fit_command.run)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    if not args.job_dir.is_dir():
+        raise UserError(f"The job directory {args.job_dir} does not exist. Name one under jobs/.")
+    from online_learner.round import run_job
+
+    print(run_job(args.job_dir, args.out))
+    return 0
+
+
+def _rules(args: argparse.Namespace) -> int:
+    from online_learner.update_rules import list_rules
+
+    rules = list_rules()
+    if args.json:
+        print(json.dumps(rules))
+    else:
+        for rule in rules:
+            print(f"{rule['name']:<14} {rule['summary']}  [{rule['source']}]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The optimiser loop of one fit: AdamW on the LoRA weights until the rule's objective is small.
+
+The objective is mirror_descent.rule_objective, the function that tests/games prove. Shapes as in groups.py.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from online_learner.logps import response_logps
+from online_learner.mirror_descent import (
+    achieved_fraction,
+    margin_r2,
+    pairwise_margins,
+    pairwise_targets,
+    potential_fraction,
+    rule_objective,
+)
+from online_learner.policy.adapters import TrainedAdapter
+from online_learner.policy.groups import Groups
+from online_learner.update_rules import UpdateRule
+
+WARM_UP_STEPS = 3
+FINAL_RATE = 0.1  # of the peak, at the end of the cosine
+CLIP_NORM = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """A rule with the values of its settings."""
+
+    rule: UpdateRule
+    step_size: float
+    kl_coef: float
+    beta: float
+
+    def loss(self, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> Tensor:
+        """Mean loss of the chosen pairs, scalar; logps and anchor_logps (N, K)."""
+        return rule_objective(
+            self.rule,
+            logps,
+            anchor_logps,
+            groups.preferences.to(logps),
+            step_size=self.step_size,
+            kl_coef=self.kl_coef,
+            beta=self.beta,
+            pair_weights=groups.pair_weights.to(logps),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How long and how fast: epochs over the groups, groups in a step, peak learning rate, seed of the order."""
+
+    epochs: int
+    groups_per_step: int
+    learning_rate: float
+    seed: int
+
+    def num_steps(self, num_groups: int) -> int:
+        return self.epochs * math.ceil(num_groups / self.groups_per_step)
+
+    def rate(self, step: int, num_steps: int) -> float:
+        """Linear warm-up, then cosine to a tenth of the peak; ``step`` counts from 0."""
+        if step < WARM_UP_STEPS:
+            return self.learning_rate * (step + 1) / WARM_UP_STEPS
+        share = (step - WARM_UP_STEPS) / max(1, num_steps - WARM_UP_STEPS)
+        return self.learning_rate * (FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * share)) / 2)
+
+
+def fit(
+    adapter: TrainedAdapter,
+    objective: Objective,
+    groups: Groups,
+    anchor_logps: Tensor,
+    schedule: Schedule,
+    on_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
+    max_steps: int | None = None,
+) -> None:
+    """Minimise the objective over the adapter's weights; anchor_logps (N, K) on the CPU. ``max_steps`` cuts it short (probe)."""
+    parameters = adapter.parameters()
+    optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
+    num_steps = schedule.num_steps(len(groups))
+    for step, rows in enumerate(_steps(len(groups), schedule)):
+        if max_steps is not None and step >= max_steps:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate(step, num_steps)
+        batch = groups.select(rows)
+        logps = group_logps(adapter.model, batch)
+        loss = objective.loss(batch, logps, anchor_logps[rows].to(logps))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        optimiser.step()
+        on_step(step + 1, num_steps, float(loss.detach()))
+
+
+def group_logps(model: object, groups: Groups) -> Tensor:
+    """Summed log-probabilities of the groups' responses, (N, K); each response is forwarded once."""
+    used = sorted({int(row) for row in groups.members.flatten() if row >= 0})
+    place = {row: i for i, row in enumerate(used)}
+    logps = response_logps(model, [groups.sequences[row] for row in used])
+    index = torch.tensor([[place.get(int(row), 0) for row in rows] for rows in groups.members])
+    return logps[index.to(logps.device)]
+
+
+def diagnostics(objective: Objective, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> dict[str, float | None]:
+    """How well margins reach their targets on these groups: loss, R2, achieved fraction, plain and of the potential part."""
+    chosen = groups.pair_weights > 0
+    if not chosen.any():
+        return {}
+    targets = pairwise_targets(objective.rule, groups.preferences, step_size=objective.step_size, kl_coef=objective.kl_coef)
+    margins = pairwise_margins(logps, anchor_logps)
+    full = chosen.sum((-1, -2)) == logps.shape[-1] * (logps.shape[-1] - 1) // 2
+    coefficient = objective.rule.target(objective.step_size, objective.kl_coef)
+    return {
+        "loss": float(objective.loss(groups, logps, anchor_logps)),
+        "r2": margin_r2(margins[chosen], targets[chosen]),
+        "achieved_fraction": achieved_fraction(margins[chosen], targets[chosen]),
+        "potential_fraction": potential_fraction(margins[full], groups.preferences[full], coefficient) if full.any() else None,
+    }
+
+
+def _steps(num_groups: int, schedule: Schedule) -> Iterator[list[int]]:
+    generator = torch.Generator().manual_seed(schedule.seed)
+    for _ in range(schedule.epochs):
+        order = torch.randperm(num_groups, generator=generator).tolist()
+        for start in range(0, num_groups, schedule.groups_per_step):
+            yield order[start : start + schedule.groups_per_step]

@@ -1,0 +1,170 @@
+"""The kinds of job, each a list of stages, and the seal that turns what the stages left into an artifact (DESIGN 3, 4)."""
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from online_learner.jobs import Job, Stage, open_job, read_json, run_stages, write_json
+from online_learner.learning_stages import anchors_stage, labels_stage, preference_stage, update_stage
+from online_learner.measuring_stages import candidates_stage, evaluate_stage, evaluation_stage, generate_stage, scores_stage
+from online_learner.preference_models.registry import PREFERENCE_MODELS
+from online_learner.update_rules import check_pair_selection, get_rule, mix_anchors
+from storage.contract.sealing import read_manifest, seal_dir
+from storage.errors import UserError
+
+
+def run_job(directory: Path, out: Path | None = None) -> Path:
+    """Run or resume the job of a sealed directory; returns the sealed artifact directory."""
+    job = open_job(directory, out)
+    _check_before_work(job)
+    try:
+        run_stages(job, JOB_STAGES[job.settings.kind])
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            raise UserError(f"The disk of {job.work} is full. Free some space, then resume the job: nothing is lost.") from error
+        raise
+    return job.out
+
+
+def _check_before_work(job: Job) -> None:
+    """Refuse at once what would otherwise fail after minutes."""
+    settings = job.settings
+    rule = get_rule(settings.update.rule)
+    check_pair_selection(rule, settings.update.pairs)
+    unknown = [name for name in settings.preference.models if name not in PREFERENCE_MODELS]
+    if unknown:
+        raise UserError(f"Unknown preference model {unknown[0]!r}. Choose from: {', '.join(PREFERENCE_MODELS)}.")
+
+
+def seal_stage(job: Job, out: Path) -> None:
+    """Gather the stages' files, write the report and publish the artifact in one rename."""
+    build = job.work / "artifact"
+    shutil.rmtree(build, ignore_errors=True)
+    build.mkdir()
+    stages = [stage for stage in JOB_STAGES[job.settings.kind] if stage.name != "seal"]
+    found = [job.stage_dir(stage.name) for stage in stages]
+    for name in ("adapter", "preference_model"):
+        for directory in found:
+            if (directory / name).is_dir():
+                shutil.copytree(directory / name, build / name)
+    for directory in found:
+        if (directory / "pair_scores.parquet").exists():
+            shutil.copy(directory / "pair_scores.parquet", build)
+    _gather_responses([directory / "responses.parquet" for directory in found], build / "responses.parquet")
+    lines = [(d / "metrics.jsonl").read_text() for d in found if (d / "metrics.jsonl").exists()]
+    (build / "metrics.jsonl").write_text("".join(lines))
+    write_json(build / "report.json", build_report(job, {d.name: read_json(d / "seconds.json") for d in found}))
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    aside = job.out.with_name(f".{job.out.name}.part")  # --out may lie on another file system than the work directory
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.move(build, aside)
+    manifest = read_manifest(job.directory, check=False)
+    facts = {"kind": job.settings.kind, "number": job.number, "parent": job.lineage["parent"], "versions": versions()}
+    job.progress.tell(1.0, "sealed", always=True)
+    seal_dir(aside, job.out, job_files=manifest["files"], seeds={"job": job.settings.seed}, **facts)
+
+
+def build_report(job: Job, seconds: dict[str, float]) -> dict[str, Any]:
+    """report.json (storage/contract/report.py), from what the stages wrote."""
+    stage = job.stage_dir
+    report: dict[str, Any] = {"kind": job.settings.kind, "number": job.number, "reasons": []}
+    report |= {"seconds": seconds, "versions": versions(), "data": read_json(stage("labels") / "data.json")}
+    report["preference"] = read_json(stage("preference_model") / "preference.json")
+    report["audit"] = read_json(stage("preference_model") / "audit.json")
+    for name in ("evaluation", "evaluate"):
+        report |= read_json(stage(name) / "evaluation.json")
+    if job.settings.kind == "round":
+        report |= _update_report(job)
+        report["reasons"] = limits_left(job, report["evaluation"])
+    report["status"] = "failed" if report["reasons"] else "passed"
+    return {key: value for key, value in report.items() if value not in ({}, None) or key == "reasons"}
+
+
+def limits_left(job: Job, evaluation: dict[str, Any]) -> list[str]:
+    """One sentence for each limit of the settings that the new policy left."""
+    limits, reasons = job.settings.evaluation, []
+    kl = evaluation["kl_to_parent_nats"]["mean"]
+    if kl > limits.max_kl_to_parent_nats:
+        reasons.append(
+            f"KL to the parent is {kl:.1f} nats, the limit is {limits.max_kl_to_parent_nats:g}. Lower the step size or the "
+            "learning rate."
+        )
+    quality = evaluation["text_quality"]
+    if quality is not None and quality < limits.min_text_quality:
+        reasons.append(f"Text quality fell to {quality:.2f}, the limit is {limits.min_text_quality:g}. Lower the learning rate.")
+    return reasons
+
+
+def _update_report(job: Job) -> dict[str, Any]:
+    picked = read_json(job.stage_dir("anchors") / "picked.json")
+    update = read_json(job.stage_dir("update") / "update.json")
+    settings, lineage = job.settings.update, job.lineage
+    rule = get_rule(settings.rule)
+    auxiliary = mix_anchors(
+        rule.next_auxiliary(picked["step_size"], picked["kl_coef"]),
+        lineage["auxiliary"],
+        lineage["parent"],
+        lineage["reference"],
+        policy_id=lineage["new_policy"],
+        drop_small=True,
+    )
+    why = picked["why"] | ({"learning_rate": update["learning_rate_why"]} if update["learning_rate_why"] else {})
+    used = {name: picked[name] for name in ("step_size", "kl_coef") if name in rule.settings}
+    if "beta" in rule.settings:
+        used["beta"] = settings.beta
+    return {
+        "picked": {"rule": rule.name, **used, "learning_rate": update["learning_rate"], "device": str(job.base.device)},
+        "picked_why": {name: reason for name, reason in why.items() if name in used or name == "learning_rate"},
+        "update": {
+            "anchors": picked["anchors"],
+            "loss": update.get("train_loss"),
+            "train_r2": update.get("train_r2"),
+            "heldout_r2": update.get("heldout_r2"),
+            "achieved_fraction": update.get("train_potential_fraction") or update.get("train_achieved_fraction"),
+            "all": update,
+        },
+        "auxiliary": auxiliary,
+        "new_policy": lineage["new_policy"],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("nashloop", "torch", "transformers", "peft"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _gather_responses(paths: list[Path], target: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(path) for path in paths if path.exists()]
+    if tables:
+        pq.write_table(pa.concat_tables(tables), target, compression="zstd")
+
+
+_LABELS = Stage("labels", labels_stage, 0.01)
+_PREFERENCE = Stage("preference_model", preference_stage, 0.16)
+_SEAL = Stage("seal", seal_stage, 0.01)
+
+JOB_STAGES: dict[str, tuple[Stage, ...]] = {
+    "round": (
+        _LABELS,
+        _PREFERENCE,
+        Stage("anchors", anchors_stage, 0.1),
+        Stage("update", update_stage, 0.5),
+        Stage("evaluation", evaluation_stage, 0.15),
+        Stage("candidates", candidates_stage, 0.1),
+        _SEAL,
+    ),
+    "fit": (_LABELS, _PREFERENCE, Stage("candidates", scores_stage, 0.1), _SEAL),
+    "generate": (Stage("candidates", generate_stage, 1.0), _SEAL),
+    "evaluate": (Stage("evaluate", evaluate_stage, 1.0), _SEAL),
+}
