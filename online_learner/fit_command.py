@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from online_learner.device import choose_device, choose_threads
 from online_learner.features import extract_features, load_encoder
 from online_learner.pairs_file import Pair, Side, judgments_table, load_pairs, shuffle_sides
 from online_learner.preference_models.audit import audit_intransitivity
@@ -29,7 +30,6 @@ from storage.errors import UserError
 logger = logging.getLogger(__name__)
 
 TINY_POLICY = Path(__file__).parent / "tiny_policy"
-SMALL_MODEL = 20_000_000  # parameters below which one thread is faster than several
 FIGURES = ("log_loss", "accuracy", "ece", "brier", "n", "log_loss_with_ties")
 
 
@@ -149,10 +149,8 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
 def _features_of(pairs: Sequence[Pair], encoder: str) -> dict[Side, Tensor]:
     """Features of every distinct side: one answer often takes part in several comparisons."""
     model, tokenizer = load_encoder(encoder)
-    if sum(p.numel() for p in model.parameters()) < SMALL_MODEL:
-        torch.set_num_threads(1)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
+    choose_threads(sum(parameter.numel() for parameter in model.parameters()))
+    model.to(choose_device("auto"))
     sides = list(dict.fromkeys(side for pair in pairs for side in (pair.a, pair.b)))
     _say(f"reading features of {len(sides)} responses with {encoder}")
     shown = [0.0]

@@ -18,7 +18,7 @@ from online_learner.preference_models.fitted import FittedPreference
 from online_learner.preference_models.heads import fit_heads, observed_logits
 from online_learner.preference_models.likelihood import Observations
 from online_learner.preference_models.registry import PREFERENCE_MODELS
-from online_learner.preference_models.resampling import named_generator
+from online_learner.seeds import stream
 
 SIGNIFICANT = 0.05
 NEGLIGIBLE_NATS = 0.01  # a smaller gain in held-out log loss would hardly move a policy
@@ -103,7 +103,7 @@ def _likelihood_ratios(data: FitData, candidates: Mapping[str, FittedPreference]
     observations = data.observations
     transitive = candidates["bradley_terry"]
     logits = observed_logits(transitive.model, data.features, observations).mean(0) / transitive.temperature
-    generator = named_generator(data.seed, "audit")
+    generator = stream(data.seed, "audit")
     recorded = observations.low[None], observations.high[None]
     simulated = simulate_answers(logits, transitive, observations, FIRST_REPLICATES, generator)
     ratios = _ratio(data, candidates, *(torch.cat(pair) for pair in zip(recorded, simulated, strict=True)))
@@ -125,7 +125,7 @@ def _ratio(data: FitData, candidates: Mapping[str, FittedPreference], low: Tenso
             data.observations,
             weights,
             penalty[:, :width],
-            named_generator(data.seed, "start"),
+            stream(data.seed, "start"),
             low,
             high,
         ).objective
@@ -143,4 +143,9 @@ def _sentence(cyclic: bool | None, p_value: float, gain: float, error: float, nu
         return f"These preferences contain cycles: some responses beat each other in a circle ({figures})."
     if cyclic is False:
         return f"No sign of cycles: one utility per response explains these judgments as well ({figures})."
+    if p_value <= SIGNIFICANT:
+        return (
+            "These data cannot tell whether preferences are cyclic: one utility per response fits them worse than it fits "
+            f"simulated transitive judgments, yet a cyclic model predicts unseen prompts no better ({figures})."
+        )
     return f"These data cannot tell whether preferences are cyclic ({figures}). More judgments would."

@@ -28,7 +28,8 @@ from online_learner.preference_models.likelihood import (
 )
 from online_learner.preference_models.observations import encode_judgments
 from online_learner.preference_models.registry import PREFERENCE_MODELS
-from online_learner.preference_models.resampling import bootstrap_weights, named_generator, prompt_folds
+from online_learner.preference_models.resampling import bootstrap_weights, prompt_folds
+from online_learner.seeds import stream
 from storage.errors import UserError
 
 MIN_GAIN_NATS = 0.002  # per judgment; less is not worth a model that can be wrong in more ways
@@ -119,7 +120,7 @@ def prepare(
     # A constant column says nothing; the 4 / sqrt(d) keeps penalties comparable between widths of models.
     scale = torch.where(deviation > 1e-6, 4 / (raw.shape[1] ** 0.5 * deviation.clamp_min(1e-6)), 0.0)
     num_folds = min(num_folds, num_prompts)
-    fold = prompt_folds(observations.prompt, num_folds, named_generator(seed, "folds"))
+    fold = prompt_folds(observations.prompt, num_folds, stream(seed, "folds"))
     return FitData(
         features=(raw - mean) * scale,
         mean=mean,
@@ -182,7 +183,7 @@ def choose_ridge(family: PreferenceFamily, data: FitData) -> tuple[float, ...]:
     """The penalty of the family's grid whose held-out answers are likeliest."""
     kept = torch.stack([data.fold != fold for fold in range(data.num_folds)]).float()
     ridge = torch.tensor(family.ridges).repeat_interleave(data.num_folds, 0)
-    generator = named_generator(data.seed, "start")
+    generator = stream(data.seed, "start")
     fits = fit_heads(family, data.features, data.observations, kept.repeat(len(family.ridges), 1), ridge, generator)
     scores = [held_out(fits, data, range(i * data.num_folds, (i + 1) * data.num_folds)) for i in range(len(family.ridges))]
     best = max(range(len(scores)), key=lambda i: float(scores[i].log_prob(scores[i].logits).sum()))
@@ -212,14 +213,14 @@ def held_out(fits: FittedHeads, data: FitData, members: Sequence[int]) -> HeldOu
 def _fit_candidate(family: PreferenceFamily, data: FitData, num_heads: int) -> tuple[FittedPreference, Tensor]:
     observations = data.observations
     ridge = choose_ridge(family, data)
-    draws = named_generator(data.seed, "bootstrap")
+    draws = stream(data.seed, "bootstrap")
     fold_heads = min(num_heads, MAX_FOLD_HEADS)
     samples = [bootstrap_weights(observations.prompt, data.fold != fold, fold_heads, draws) for fold in range(data.num_folds)]
     everything = torch.ones(len(observations), dtype=torch.bool)
     samples.append(bootstrap_weights(observations.prompt, everything, num_heads, draws))
     weights = torch.cat(samples)
     penalties = torch.tensor(ridge).expand(len(weights), -1)
-    start = named_generator(data.seed, "start")
+    start = stream(data.seed, "start")
     fits = fit_heads(family, data.features, observations, weights, penalties, start)
     predictions = held_out(fits, data, range(data.num_folds * fold_heads))
     temperature = fit_temperature(predictions.logits, predictions.log_prob)

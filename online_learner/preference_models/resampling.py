@@ -1,14 +1,7 @@
 """Folds and bootstrap samples of prompts: judgments of one prompt are never split. P prompts, n judgments."""
 
-import zlib
-
 import torch
 from torch import Tensor
-
-
-def named_generator(seed: int, name: str) -> torch.Generator:
-    """A random stream of its own for each use, so that a draw added in one place moves nothing elsewhere."""
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
 
 
 def prompt_folds(prompt: Tensor, num_folds: int, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ DATA = Path(__file__).parents[2] / ".." / "shared" / "data"
 STORIES = DATA.parent / "models" / "stories260K"
 needs_data = pytest.mark.skipif(not (DATA / "dev" / "pairs.parquet").exists(), reason="../shared/data is not here")
 
-WORDS = "good great fine bad poor awful cat dog sky tree runs sleeps".split()
+WORDS = ["good", "great", "fine", "bad", "poor", "awful", "cat", "dog", "sky", "tree", "runs", "sleeps"]
 
 
 @pytest.fixture(scope="module")

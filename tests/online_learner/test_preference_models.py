@@ -264,7 +264,7 @@ def test_an_unknown_verdict_is_refused_by_name():
 
 def test_an_unknown_model_is_refused_by_name():
     world = make_world("transitive", seed=0)
-    with pytest.raises(UserError, match="'elo'.*Choose from"):
+    with pytest.raises(UserError, match=r"'elo'.*Choose from"):
         fit_preference_models(world.features, judge(world, 30, seed=1), seed=0, models=["elo"])
 
 
