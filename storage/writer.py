@@ -206,6 +206,9 @@ class Writer:
         if self.stopped_by is None:
             try:
                 self._connection.execute("CHECKPOINT")
+            except (duckdb.FatalException, duckdb.InternalException) as error:  # a full disk at this point is fatal to the engine
+                logger.critical("the database engine failed while it was tidying up: %s", error)
+                self.stopped_by = error
             except duckdb.Error as error:
                 logger.warning("checkpoint put off: %s", error)  # the log is replayed at the next start
 
@@ -247,6 +250,6 @@ def _stopped(cause: BaseException) -> UserError:
 
 def _readable(error: Exception) -> Exception:
     text = str(error)
-    if isinstance(error, duckdb.IOException) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
+    if isinstance(error, duckdb.Error) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
         return UserError(f"the disk is full, nothing of this was stored ({text.splitlines()[0]}). Free some space and try again.")
     return error

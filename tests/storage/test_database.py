@@ -115,7 +115,7 @@ def test_an_edited_migration_is_refused(tmp_path, migrations):
     Database(tmp_path / "db", migrations=migrations).close()
     with (migrations / "0001_initial.sql").open("a") as file:
         file.write("-- a remark\n")
-    with pytest.raises(UserError, match="0001_initial.sql is not the one this database was made with"):
+    with pytest.raises(UserError, match=r"0001_initial\.sql is not the one this database was made with"):
         Database(tmp_path / "db", migrations=migrations)
 
 

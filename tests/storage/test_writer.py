@@ -10,7 +10,6 @@ from storage.errors import UserError
 from storage.writer import Transaction, Writer
 
 
-
 @pytest.fixture
 def database():
     database = Database(IN_MEMORY)
