@@ -76,7 +76,7 @@ class ProgressReader:
             stage_index=num_stages if done else int(last.get("stage_index", 0)),
             num_stages=num_stages,
             fraction=fraction,
-            message=last.get("message") if running else round_.message or last.get("message"),
+            message=last.get("message", "starting") if running else round_.message or last.get("message"),
             elapsed_s=elapsed_s,
             remaining_s=_remaining_s(fraction, first_fraction, elapsed_s) if running else None,
             metrics=list(metrics),
