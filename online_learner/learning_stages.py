@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 
 from online_learner.jobs import Job, read_json, write_json
+from online_learner.learning_rate import BACK_OFF, MAX_FITS, allowed_kl, exact_step_kl, starting_rate
 from online_learner.logps import response_logps
 from online_learner.mirror_descent import choose_pairs, mix_logps
 from online_learner.policy.adapters import CONFIG, PolicyScorer, TrainedAdapter, adapter_deltas, check_adapter
 from online_learner.policy.groups import Groups, groups_of_candidates, groups_of_verdicts
 from online_learner.policy.train import Objective, Schedule, diagnostics, fit, group_logps
 from online_learner.preference_models.audit import fit_and_audit
-from online_learner.probe import probe_learning_rate
 from online_learner.responses import (
     features_of,
     load_by_id,
     parents_candidates,
+    sample_responses,
     save_by_id,
+    split_rows,
     stack_features,
     tokenised_responses,
 )
@@ -32,6 +34,7 @@ AUTO = {True: (4.0, 0.05), False: (5.0, 0.01)}  # (step_size, kl_coef) with and 
 HELD_OUT_SHARE = 0.1  # of the groups, to watch the fit on prompts it does not see
 MIN_GROUPS_TO_HOLD_OUT = 20
 REPORT_EVERY = 8  # optimiser steps between looks at the held-out groups
+NUM_PROMPTS_FOR_KL = 96
 TRAINING_FACTS = "nashloop.json"  # beside an adapter: what later rounds reuse
 
 
@@ -114,12 +117,7 @@ def update_stage(job: Job, out: Path) -> None:
         parent=parent,
         seed=stream_seed(job.settings.seed, "adapter") % 2**31,
     )
-    rate, why = _learning_rate(job, adapter, objective, groups, (train, held_out), anchor, parent)
-    for index in range(objective.rule.fits):
-        if index == 1:  # the second fit is anchored at what the first one reached
-            with torch.no_grad():
-                anchor = group_logps(adapter.model, groups).cpu()
-        _fit(job, adapter, objective, groups, (train, held_out), anchor, rate, index)
+    rate, why, anchor = _fit_at_a_suitable_rate(job, adapter, objective, groups, (train, held_out), anchor, parent)
     with torch.no_grad():
         reached = group_logps(adapter.model, groups).cpu()
     measured = {"num_groups": len(train), "num_heldout_groups": len(held_out)}
@@ -193,7 +191,7 @@ def _split(groups: Groups, generator: torch.Generator) -> tuple[list[int], list[
     return [i for i in rows if groups.prompt_ids[i] not in watched], [i for i in rows if groups.prompt_ids[i] in watched]
 
 
-def _learning_rate(
+def _fit_at_a_suitable_rate(
     job: Job,
     adapter: TrainedAdapter,
     objective: Objective,
@@ -201,23 +199,50 @@ def _learning_rate(
     split: tuple[list[int], list[int]],
     anchor: Tensor,
     parent: Path | None,
-) -> tuple[float, str]:
+) -> tuple[float, str, Tensor]:
+    """Fit, and again at a third of the rate while the policy moves further than the step asks for (learning_rate.py).
+
+    Returns the rate, why it was taken (empty where a person chose it), and the anchor (N, K) of the last fit.
+    """
     wanted = job.settings.update.learning_rate
-    if wanted != "auto":
-        return wanted, ""
-    earlier = read_json(parent / TRAINING_FACTS) if parent else {}
-    if "learning_rate" in earlier:
-        return earlier["learning_rate"], "automatic: probed in an earlier round of this lineage"
-    train, held_out = split[0], split[1] or split[0]
-    return probe_learning_rate(
-        adapter,
-        objective,
-        groups.select(train),
-        groups.select(held_out),
-        (anchor[train], anchor[held_out]),
-        _schedule(job, 1.0, 0),
-        on_rate=lambda done, of: job.progress.tell(0.2 * done / of, f"probing learning rates, {done} of {of}", always=True),
-    )
+    earlier = read_json(parent / TRAINING_FACTS).get("learning_rate") if parent else None
+    config: Any = job.base.model.config
+    width = config.get_text_config().hidden_size
+    rate = float(wanted) if wanted != "auto" else earlier or starting_rate(width)
+    exact = exact_step_kl(objective, groups.preferences)
+    start = adapter.state()
+    attempt, kl, last_anchor = 0, 0.0, anchor
+    while True:
+        adapter.restore(start)
+        last_anchor = anchor
+        for index in range(objective.rule.fits):
+            if index == 1:  # the second fit is anchored at what the first one reached
+                with torch.no_grad():
+                    last_anchor = group_logps(adapter.model, groups).cpu()
+            _fit(job, adapter, objective, groups, split, last_anchor, rate, index)
+        kl = _kl_to_parent(job, adapter)
+        job.progress.tell(1.0, f"moved {kl:.2f} nats", {"update/kl_to_parent_nats": kl})
+        if wanted != "auto":
+            return rate, "", last_anchor
+        if kl <= allowed_kl(exact) or attempt == MAX_FITS - 1:
+            break
+        rate, attempt = rate / BACK_OFF, attempt + 1
+    source = "of the parent's round" if earlier else f"for a model of width {width}"
+    backed_off = f", divided by {BACK_OFF:g} {attempt} times because the policy moved too far" if attempt else ""
+    why = f"automatic: the rate {source}{backed_off}; the policy moved {kl:.2f} nats, up to {allowed_kl(exact):.2f} suit the step"
+    return rate, why, last_anchor
+
+
+def _kl_to_parent(job: Job, adapter: TrainedAdapter) -> float:
+    """Mean log-ratio of the trained policy to its parent on its own samples, one for each of some training prompts."""
+    scorer, parent = PolicyScorer(job.base.model), job.lineage["parent"]
+    trained = scorer.use(adapter.deltas())
+    prompts = split_rows(job, "train")[:NUM_PROMPTS_FOR_KL]
+    rows = sample_responses(job, trained, policy_id="trained", prompts=prompts, num_responses=1, role="probe")
+    sequences = list(tokenised_responses(job, rows).values())
+    with torch.no_grad():
+        own = response_logps(trained, sequences)
+        return float((own - response_logps(scorer.use(policy_deltas(job, parent)), sequences)).mean())
 
 
 def _schedule(job: Job, rate: float, index: int) -> Schedule:
@@ -247,7 +272,7 @@ def _fit(
                 logps = group_logps(adapter.model, watched).cpu()
             found = diagnostics(objective, watched, logps, anchor[held_out])
             metrics |= {"update/heldout_loss": found["loss"], "update/heldout_r2": found["r2"]}
-        share = 0.2 + 0.8 * (index + step / num_steps) / fits
+        share = 0.9 * (index + step / num_steps) / fits
         fit_name = f"fit {index + 1} of {fits}, " if fits > 1 else ""
         job.progress.tell(share, f"{fit_name}step {step} of {num_steps}", metrics)
 
