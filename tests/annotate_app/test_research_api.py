@@ -50,7 +50,7 @@ def context(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(context):
-    return build_app(context)
+    return build_app(context, pages=False)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -23,6 +24,23 @@ SMALL_LEARNER = Path(__file__).with_name("small_learner.py")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NUM_TRAIN = 10
 FEW = build_settings({"preference": {"min_judgments": 5}, "update": {"rule": "onpo_ref"}})
+
+
+APP = """
+import sys, time
+from pathlib import Path
+from annotate_app.rounds import RoundService
+from storage.contract.settings import JobSettings
+from storage.duckdb_store import open_store
+
+data = Path(sys.argv[2])
+command = [sys.executable, sys.argv[1], "slow"]
+rounds = RoundService(open_store(data / "nashloop.duckdb"), data, command=command)
+rounds.ensure_started()
+rounds.start(JobSettings(kind="evaluate"), actor="tester")
+print("started", flush=True)
+time.sleep(60)
+"""
 
 
 def build_service(store, data_dir: Path, mode: str = "ok", **options) -> RoundService:
@@ -251,7 +269,7 @@ def test_labelling_goes_on_while_a_job_runs_and_a_second_job_is_refused(ready, s
 
 
 def test_the_next_job_may_start_the_moment_the_last_one_is_done(ready, store):
-    for seed in range(1, 4):
+    for seed in (1, 2):
         started = ready.start(build_settings({"kind": "generate", "seed": seed}), actor="tester")
         while store.get_round(started.number).status == "running":  # no pause: the launcher has not let go of it yet
             pass
@@ -340,6 +358,23 @@ def test_a_job_that_finished_while_no_app_ran_is_registered_at_the_next_start(re
     service().ensure_started()
     assert store.get_round(started.number).status == "done"
     assert serving(store) == 1
+
+
+def test_kill_9_of_the_app_leaves_its_job_to_the_next_app(started_data, tmp_path):
+    data = Path(shutil.copytree(started_data, tmp_path / "data"))
+    app = subprocess.Popen([sys.executable, "-c", APP, str(SMALL_LEARNER), str(data)], stdout=subprocess.PIPE, text=True)
+    assert app.stdout.readline() == "started\n"
+    app.kill()
+    app.wait()
+    store = open_store(data / "nashloop.duckdb")  # the job holds nothing of the database
+    rounds = build_service(store, data)
+    rounds.ensure_started()
+    started = store.list_rounds()[0]
+    assert (started.number, started.status) == (2, "running")
+    go(data, started)
+    assert rounds.wait(2, 30).status == "done"
+    rounds.close()
+    store.close()
 
 
 def test_a_job_that_died_with_the_app_is_interrupted_and_resumes(ready, store, service, data):
