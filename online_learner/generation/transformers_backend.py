@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from online_learner.device import mixed_precision
 from online_learner.generation.base import Sample
@@ -59,6 +60,7 @@ def _sample_batch(
     position = attended.sum(-1, keepdim=True) - 1  # of the last token read
     positions = (attended.cumsum(-1) - 1).clamp_min(0)
     cache = DynamicCache(config=model.config)
+    can_drop = _can_drop_rows(cache)
     step_ids = ids
     for step in range(draws.shape[1]):
         with mixed_precision(device):
@@ -70,12 +72,13 @@ def _sample_batch(
         logp = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
         ended = torch.isin(chosen, ends)
         for row, token, value, end in zip(running.tolist(), chosen.tolist(), logp.tolist(), ended.tolist(), strict=True):
-            tokens[row].append(token)
-            logps[row] += value
-            finished[row] = end
-        if bool(ended.all()):
+            if not finished[row]:
+                tokens[row].append(token)
+                logps[row] += value
+                finished[row] = end
+        if all(finished):
             break
-        if bool(ended.any()):
+        if bool(ended.any()) and can_drop:
             keep = (~ended).nonzero().squeeze(-1)
             cache.batch_select_indices(keep)
             running, chosen, attended, position = running[keep], chosen[keep], attended[keep], position[keep]
@@ -87,6 +90,11 @@ def _sample_batch(
         Sample(token_ids=tuple(ids), sum_logp=logp, finish_reason="stop" if end else "length")
         for ids, logp, end in zip(tokens, logps, finished, strict=True)
     ]
+
+
+def _can_drop_rows(cache: DynamicCache) -> bool:
+    """Recurrent layers keep a state that cannot be selected by row: there, finished rows run on and are not listened to."""
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
 def _draw(logits: Tensor, uniform: Tensor, settings: GenerationSettings) -> Tensor:

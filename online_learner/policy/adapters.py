@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from storage.contract.sealing import sha256
 from storage.errors import UserError
@@ -34,8 +35,13 @@ class TrainedAdapter:
         own = copy.deepcopy(base)
         if parent is None:
             torch.manual_seed(seed)  # peft draws A from the global generator
-            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
-            self.model: Any = get_peft_model(own, config)  # pyright: ignore[reportArgumentType]
+            targets = linear_layers(base)
+            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
+            try:
+                self.model: Any = get_peft_model(own, config)  # pyright: ignore[reportArgumentType]
+            except ValueError as error:
+                kind = type(base).__name__
+                raise UserError(f"peft puts no LoRA weights on {kind}: {error} Use another base model.") from error
         else:
             self.model = PeftModel.from_pretrained(own, parent, is_trainable=True)  # pyright: ignore[reportArgumentType]
         self.model.eval()  # no dropout anywhere: the probability that is trained is the one that samples
@@ -55,17 +61,21 @@ class TrainedAdapter:
                 parameter.copy_(value)
 
     def deltas(self) -> dict[str, Tensor]:
-        """scale * B A by name of the base weight, float32."""
+        """scale * B A by name of the base weight, each (out, in), float32."""
         found = {}
         for name, module in self.model.base_model.model.named_modules():
             if hasattr(module, "lora_A") and "default" in module.lora_A:
-                found[f"{name}.weight"] = module.get_delta_weight("default").detach()
+                a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+                found[f"{name}.weight"] = module.scaling["default"] * (b.detach() @ a.detach())
         return found
 
     def save(self, directory: Path) -> None:
         """adapter_config.json and adapter_model.safetensors, as peft reads them."""
         self.model.save_pretrained(directory)
         (directory / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        config = json.loads((directory / CONFIG).read_text())
+        config["target_modules"] = sorted(config["target_modules"])  # peft keeps a set, whose order differs between processes
+        (directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
 class PolicyScorer:
@@ -75,6 +85,7 @@ class PolicyScorer:
         self.model: Any = copy.deepcopy(base)
         self._base = dict(base.named_parameters())
         self._parameters = dict(self.model.named_parameters())
+        self._transposed = {f"{name}.weight" for name, module in base.named_modules() if isinstance(module, Conv1D)}
         self._written: set[str] = set()
 
     def use(self, deltas: Mapping[str, Tensor]) -> Any:
@@ -83,13 +94,24 @@ class PolicyScorer:
             for name in self._written - deltas.keys():
                 self._parameters[name].copy_(self._base[name])
             for name, delta in deltas.items():
-                self._parameters[name].copy_(self._base[name] + delta)
+                self._parameters[name].copy_(self._base[name] + (delta.T if name in self._transposed else delta))
         self._written = set(deltas)
         return self.model
 
 
+def linear_layers(base: nn.Module) -> list[str]:
+    """Names (last part) of the layers that get LoRA weights: every linear layer but the one that makes the logits.
+
+    GPT-2 keeps its linear layers as Conv1D, with the weight transposed. Experts that share one three-dimensional weight stay
+    as they are.
+    """
+    output = getattr(base, "get_output_embeddings", lambda: None)()
+    linear = [name for name, module in base.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not output]
+    return sorted({name.rpartition(".")[2] for name in linear})
+
+
 def adapter_deltas(directory: Path | None, device: torch.device) -> dict[str, Tensor]:
-    """scale * B A of a saved adapter by name of the base weight; empty for the base policy (None)."""
+    """scale * B A of a saved adapter by name of the base weight, each (out, in); empty for the base policy (None)."""
     if directory is None:
         return {}
     config = json.loads((directory / CONFIG).read_text())
