@@ -1,6 +1,7 @@
 """Model and user text to HTML that cannot do anything but be read.
 
-Two walls: Markdown with raw HTML off, then an allow-list of tags without style, id, class, images or forms. The page's CSP is the third.
+Two walls: Markdown with raw HTML off, then an allow-list of tags without style, id, class, images or forms. The page's
+content security policy is the third.
 """
 
 import re
@@ -14,7 +15,8 @@ from markdown_it import MarkdownIt
 from annotate_app.texts import ROLE_NAMES
 from storage.records import Message
 
-TAGS = set("p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code em strong del table thead tbody tr th td a".split())
+TAGS = {"p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong"}
+TAGS |= {"del", "table", "thead", "tbody", "tr", "th", "td", "a"}
 ATTRIBUTES = {"a": {"href"}, "ol": {"start"}}
 RENDERED_KEPT = 4096
 # Characters that reorder the text around them: shown, not obeyed, or "abc" could be made to read as "cba".

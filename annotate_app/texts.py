@@ -26,3 +26,9 @@ shuffled. A verdict can be undone.
 
 SIGN_IN_HELP = "You need a personal sign-in link. Ask the researcher who invited you for one; each link works once."
 LINK_USED = "This link was used before or has expired. Ask for a new one: links work once and last a week."
+SIGN_IN_CONFIRM = "This link signs this browser in and then stops working. You stay signed in for a month."
+SIGN_IN_OPERATOR = (
+    "<p class='small'>You run this Nashloop? <code>nashloop users invite researcher</code> prints a link for yourself, "
+    "<code>nashloop users add NAME</code> one for somebody new.</p>"
+)
+RESEARCHERS_ONLY = "The console is where researchers run rounds. Your sign-in is for labelling."

@@ -42,8 +42,8 @@ async def _malformed(request: Request, error: Exception) -> JSONResponse:
 
 
 def _sentence(field: str, problem: dict[str, Any]) -> str:
-    if problem["type"] == "json_invalid":
-        return "The body is not valid JSON. Send one JSON object."
+    if problem["type"] in ("json_invalid", "model_attributes_type", "dict_type") and not field:
+        return "The body is not a JSON object. Send one, with content-type application/json."
     if problem["type"] == "missing":
         return f"{field} is missing. Add it." if field else "The body is missing. Send one JSON object."
     if problem["type"] == "extra_forbidden":

@@ -5,6 +5,7 @@ request, call one service method and render with console_text and charts. Who ma
 """
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from annotate_app.pages import console_text as text
 from storage.contract.settings import GenerationSettings, JobSettings, UpdateSettings, build_settings
 from storage.errors import UserError
 from storage.exports import EXPORT_FORMATS, write_export
-from storage.imports import import_file
 from storage.ids import new_id
-from storage.records import Annotator, User, utc_now
+from storage.imports import import_file
+from storage.records import Annotator, User
 
 TICK_SECONDS = 4
 NUM_CARDS = 6
@@ -381,8 +382,8 @@ def _user_named(context: AppContext, name: str, role: str) -> User:
             if user.role != role:
                 raise UserError(f"{name} is already {user.role}. Invite them with that role, or use another name.")
             return user
-    annotator = Annotator(id=new_id(), handle=name, kind="human", created_at=utc_now())
+    annotator = Annotator(id=new_id(), handle=name, kind="human", created_at=datetime.now(UTC))
     context.store.add_annotator(annotator)
-    user = User(id=new_id(), name=name, role=role, annotator_id=annotator.id, created_at=utc_now())  # pyright: ignore[reportArgumentType]
+    user = User(id=new_id(), name=name, role=role, annotator_id=annotator.id, created_at=datetime.now(UTC))  # pyright: ignore[reportArgumentType]
     context.store.add_user(user)
     return user

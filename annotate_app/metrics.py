@@ -1,0 +1,88 @@
+"""Numbers for Prometheus: requests by route with a latency histogram, and what the store counts. Text format 0.0.4."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from storage.store import Store
+
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class RequestMetrics:
+    """Counts of requests and their seconds until the first byte, by method, route and status. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._buckets: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0] * (len(BUCKETS_S) + 1))
+        self._seconds: dict[tuple[str, str, int], float] = defaultdict(float)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        with self._lock:
+            self._buckets[method, route, status][bisect_left(BUCKETS_S, seconds)] += 1
+            self._seconds[method, route, status] += seconds
+
+    def lines(self) -> Iterator[str]:
+        with self._lock:
+            rows = [(key, list(counts), self._seconds[key]) for key, counts in sorted(self._buckets.items())]
+        name = "nashloop_http_request_seconds"
+        yield f"# HELP {name} Seconds until a response began."
+        yield f"# TYPE {name} histogram"
+        for (method, route, status), counts, seconds in rows:
+            labels = f'method="{method}",route="{route}",status="{status}"'
+            total = 0
+            for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], counts, strict=True):
+                total += count
+                yield f'{name}_bucket{{{labels},le="{bound}"}} {total}'
+            yield f"{name}_sum{{{labels}}} {seconds:.6f}"
+            yield f"{name}_count{{{labels}}} {total}"
+
+
+class Measured:
+    """Outermost middleware: times every HTTP request."""
+
+    def __init__(self, app: ASGIApp, *, metrics: RequestMetrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def timed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.metrics.observe(scope["method"], route_of(scope), message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self.app(scope, receive, timed)
+
+
+def route_of(scope: Scope) -> str:
+    """The route's template, so that ids and made-up paths do not each become a series; everything else is ``other``."""
+    path = getattr(scope.get("route"), "path_format", None)
+    if path is not None and "\n" not in path and '"' not in path:
+        return path
+    return "/console" if scope["path"].startswith("/console") else "/" if scope["path"] == "/" else "other"
+
+
+def store_lines(store: Store) -> Iterator[str]:
+    """What the store counts. Made judgments only grow (a counter); the rest are gauges."""
+    stats, health = store.stats(), store.health()
+    [made] = store.query("SELECT count(*) AS n FROM judgments").to_pylist()
+    yield from _metric("nashloop_judgments_total", "counter", "Judgments ever made, taken back or not.", made["n"])
+    yield from _metric("nashloop_judgments_standing", "gauge", "Judgments that stand.", stats["judgments"])
+    yield from _metric("nashloop_open_leases", "gauge", "Pairs in annotators' hands.", stats["leases_open"])
+    yield from _metric("nashloop_open_tasks", "gauge", "Pairs that still want judgments.", stats["tasks_open"])
+    yield from _metric("nashloop_writer_queue", "gauge", "Writes that wait for a commit.", health["queue"])
+
+
+def _metric(name: str, kind: str, meaning: str, value: float) -> Iterator[str]:
+    yield f"# HELP {name} {meaning}"
+    yield f"# TYPE {name} {kind}"
+    yield f"{name} {value}"
