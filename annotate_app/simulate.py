@@ -186,9 +186,8 @@ class _Loop:
 def _running_app(plan: Plan, data_dir: Path, say: Say) -> Iterator[_Loop]:
     """The real app on a free port, a client with admin scope and the annotators, each with a token."""
     from annotate_app.candidates import QueueOptions
-    from annotate_app.commands.compose import admin_token, open_context
+    from annotate_app.commands.compose import admin_token, build_api, open_context
     from annotate_app.server import serve_in_background
-    from annotate_app.web import build_app
 
     queue = QueueOptions(selection=plan.selection, seed=plan.seed)
     with ExitStack() as stack:
@@ -197,7 +196,7 @@ def _running_app(plan: Plan, data_dir: Path, say: Say) -> Iterator[_Loop]:
         )
         context = stack.enter_context(opened)
         context.rounds.ensure_started()
-        url = stack.enter_context(serve_in_background(build_app(context)))
+        url = stack.enter_context(serve_in_background(build_api(context)))
         client = stack.enter_context(http_client(url, stack.enter_context(admin_token(context.store))))
         labellers = []
         for k, person in enumerate(WORLDS[plan.world]().people(plan.annotators, plan.seed)):

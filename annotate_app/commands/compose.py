@@ -77,7 +77,7 @@ def build_api(context: AppContext) -> Any:
     """The same routes as the app without its pages, which take seconds to build."""
     from annotate_app.web import build_app
 
-    return build_app(context)
+    return build_app(context, pages=False)
 
 
 def _session_secret(data_dir: Path) -> str:

@@ -59,7 +59,8 @@ def simulate(
     else:
         from rich.console import Console
 
-        Console().print(shown.as_table(plan, rows))
+        console = Console()
+        console.print(shown.as_table(plan, rows), width=max(console.width, 100))
 
 
 def _check(
