@@ -19,7 +19,7 @@ from torch import Tensor
 from online_learner.device import choose_device, choose_threads
 from online_learner.features import extract_features, load_encoder
 from online_learner.pairs_file import Pair, Side, judgments_table, load_pairs, shuffle_sides
-from online_learner.preference_models.audit import audit_intransitivity
+from online_learner.preference_models.audit import audit_intransitivity, choose
 from online_learner.preference_models.calibration import decided_metrics
 from online_learner.preference_models.fit import fit_candidates, prepare
 from online_learner.preference_models.fitted import FittedPreference
@@ -64,13 +64,15 @@ def run(args: argparse.Namespace) -> int:
     data = prepare(rows, judgments_table(train, id_of), seed=args.seed, position_bias=False)
     _say(f"fitting {', '.join(args.models)} on {len(data.observations)} judgments")
     candidates = fit_candidates(data, args.models, num_heads=8)
-    report = next(iter(candidates.values())).report
+    audit = audit_intransitivity(data, candidates)
+    selected = choose(candidates, audit)
+    report = selected.report
     result = {
         "models": {name: evaluate(fitted, held_out, features) for name, fitted in candidates.items()},
         "selected": report["selected"],
         "baselines": {"longer_wins": longer_wins(held_out)},
         "why": report["why"],
-        "audit": audit_intransitivity(data, candidates),
+        "audit": audit,
         "heldout_in_train": {name: _figures(row) for name, row in report["models"].items()},
         "encoder": encoder,
         "seed": args.seed,
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": {"features": featured - started, "total": time.monotonic() - started},
     }
     if args.out:
-        candidates[report["selected"]].save(args.out)
+        selected.save(args.out)
     print(json.dumps(result, allow_nan=False) if args.json else render_table(result))
     return 0
 

@@ -259,6 +259,11 @@ def _answer_model(nuisance: Nuisance, observations: Observations, num_heads: int
     )
 
 
+def with_selected(fitted: FittedPreference, why: str) -> FittedPreference:
+    """The candidate with a report that says it is the one selected, and why."""
+    return replace(fitted, report={**fitted.report, **_chosen(fitted), "selected": fitted.name, "why": why})
+
+
 def _chosen(fitted: FittedPreference) -> dict[str, Any]:
     row = fitted.report["models"][fitted.name]
     return {

@@ -338,6 +338,8 @@ def test_clustered_error_by_hand():
 
 def test_the_audit_says_when_it_cannot_tell():
     assert decide(p_value=0.03, gain=0.03, error=0.01) is True
+    assert decide(p_value=0.01, gain=0.006, error=0.009) is True  # few judgments, decisive in sample
+    assert decide(p_value=0.03, gain=0.006, error=0.009) is None
     assert decide(p_value=0.6, gain=-0.01, error=0.005) is False
     assert decide(p_value=0.3, gain=0.02, error=0.03) is None  # a real gain is not excluded
     assert decide(p_value=0.03, gain=-0.01, error=0.01) is None  # the two looks disagree
