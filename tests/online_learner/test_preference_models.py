@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from online_learner.preference_models.audit import audit_intransitivity, decide, fit_and_audit, simulate_answers
+from online_learner.preference_models.audit import audit_intransitivity, choose, decide, fit_and_audit, simulate_answers
 from online_learner.preference_models.base import LinearPreference
 from online_learner.preference_models.calibration import clustered_mean, decided_metrics, fit_temperature
 from online_learner.preference_models.fit import fit_candidates, fit_preference_models, prepare
@@ -343,6 +343,16 @@ def test_the_audit_says_when_it_cannot_tell():
     assert decide(p_value=0.6, gain=-0.01, error=0.005) is False
     assert decide(p_value=0.3, gain=0.02, error=0.03) is None  # a real gain is not excluded
     assert decide(p_value=0.03, gain=-0.01, error=0.01) is None  # the two looks disagree
+
+
+def test_preferences_called_cyclic_are_modelled_as_cyclic(transitive_fit):
+    world, fitted, _ = transitive_fit
+    candidates = fit_candidates(prepare(world.features, judge(world, 400, seed=1), seed=0), list(PREFERENCE_MODELS), 8)
+    assert choose(candidates, {"cyclic": None}).report == fitted.report
+    cyclic = choose(candidates, {"cyclic": True})
+    assert cyclic.name == "bt_gpm" == cyclic.report["selected"]
+    assert cyclic.report["ridge"] == cyclic.report["models"]["bt_gpm"]["ridge"]
+    assert cyclic.report["why"].endswith("but the audit finds cycles")
 
 
 def test_the_audit_refuses_to_judge_one_model(transitive_fit):
