@@ -96,8 +96,13 @@ def anchors_stage(job: Job, out: Path) -> None:
     logps: dict[str, Tensor] = {}
     with torch.no_grad():
         for i, policy_id in enumerate(mixture):
-            job.progress.tell(i / len(mixture), f"policy {i + 1} of {len(mixture)} on {len(groups.sequences)} responses")
-            logps[policy_id] = response_logps(scorer.use(policy_deltas(job, policy_id)), groups.sequences).cpu()
+
+            def on_progress(share: float, i: int = i) -> None:
+                message = f"policy {i + 1} of {len(mixture)} on {len(groups.sequences)} responses"
+                job.progress.tell((i + share) / len(mixture), message)
+
+            model = scorer.use(policy_deltas(job, policy_id))
+            logps[policy_id] = response_logps(model, groups.sequences, on_progress).cpu()
     save_by_id(out / "logps.safetensors", logps)
     write_json(out / "picked.json", {"step_size": step_size, "kl_coef": kl_coef, "why": why, "anchors": mixture})
 

@@ -3,7 +3,7 @@
 Shapes: B sequences, T tokens, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,15 +38,20 @@ def length_sorted_batches(sequences: Sequence[TokenisedResponse]) -> Iterator[li
         yield order[start : start + SEQUENCES_PER_BATCH]
 
 
-def response_logps(model: Any, sequences: Sequence[TokenisedResponse]) -> Tensor:
+def response_logps(
+    model: Any, sequences: Sequence[TokenisedResponse], progress: Callable[[float], None] = lambda share: None
+) -> Tensor:
     """Summed log-probability of each response under ``model``, (B,), with gradient where the caller allows it.
 
     Each sequence is forwarded once, whatever pairs it appears in. Padding is on the right and masked.
     """
     rows: list[Tensor | None] = [None] * len(sequences)
+    num_done = 0
     for batch in length_sorted_batches(sequences):
         for i, logp in zip(batch, _batch_logps(model, [sequences[i] for i in batch]), strict=True):
             rows[i] = logp
+        num_done += len(batch)
+        progress(num_done / len(sequences))
     return torch.stack([row for row in rows if row is not None]) if rows else torch.empty(0)
 
 

@@ -81,8 +81,11 @@ def evaluation_stage(job: Job, out: Path) -> None:
     deltas |= {name: policy_deltas(job, name) for name in (parent, base)}
     samples: dict[str, list[dict[str, Any]]] = {}
     for i, (name, delta) in enumerate(deltas.items()):
-        job.progress.tell(i / 4, f"sampling policy {i + 1} of {len(deltas)}", always=True)
-        samples[name] = _held_out_samples(job, scorer.use(delta), name)
+
+        def on_progress(share: float, i: int = i) -> None:
+            job.progress.tell(0.8 * (i + share) / len(deltas), f"sampling policy {i + 1} of {len(deltas)}")
+
+        samples[name] = _held_out_samples(job, scorer.use(delta), name, on_progress)
     rows = [row for own in samples.values() for row in own]
     write_responses(out / "responses.parquet", rows)
     job.progress.tell(0.8, "comparing", always=True)
@@ -105,7 +108,8 @@ def evaluation_stage(job: Job, out: Path) -> None:
         "num_prompts": len(set(prompt_ids)),
         "num_comparisons": len(outcomes[parent].wins),
     }
-    job.progress.tell(1.0, "compared", {"policy/kl_to_parent_nats": measured["kl_to_parent_nats"]["mean"]})
+    curves = ("win_rate_vs_parent", "win_rate_vs_base", "kl_to_parent_nats", "kl_to_base_nats")
+    job.progress.tell(1.0, "compared", {f"policy/{name}": measured[name]["mean"] for name in curves})
     write_json(out / "evaluation.json", {"evaluation": measured, "examples": _examples(job, samples[parent], own)})
 
 

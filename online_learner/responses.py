@@ -42,7 +42,8 @@ def sample_responses(
     """
     settings, base = job.settings.generation, job.base
     tokenised = [tokenise_prompt(base, prompt["messages"], prompt["prompt_id"]) for prompt in prompts]
-    seed = stream_seed(job.settings.seed, f"{role}/{job.lineage['policies'].get(policy_id, {}).get('number', 'new')}")
+    number = job.lineage["policies"].get(policy_id, {}).get("number", "new")
+    seed = stream_seed(job.settings.seed, f"{job.number}/{role}/{number}")  # two jobs of one policy draw different samples
     groups = GENERATION_BACKENDS["transformers"](
         model,
         tokenised,

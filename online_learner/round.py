@@ -64,6 +64,7 @@ def seal_stage(job: Job, out: Path) -> None:
     facts = {"kind": job.settings.kind, "number": job.number, "parent": job.lineage["parent"], "versions": versions()}
     job.progress.tell(1.0, "sealed", always=True)
     seal_dir(aside, job.out, job_files=manifest["files"], seeds={"job": job.settings.seed}, **facts)
+    shutil.rmtree(job.work / "stages")  # another run, into another --out, computes everything again
 
 
 def build_report(job: Job, seconds: dict[str, float]) -> dict[str, Any]:

@@ -37,17 +37,26 @@ def sample_with_transformers(
     for start in range(0, len(order), settings.batch_size):
         batch = order[start : start + settings.batch_size]
         room = min(settings.max_new_tokens, context - max(len(rows[i]) for i in batch))
-        found = _sample_batch(model, [rows[i] for i in batch], draws[batch][:, :room], settings, end_ids)
+
+        def on_step(share: float, start: int = start, size: int = len(batch)) -> None:
+            progress((start + size * share) / len(order))
+
+        found = _sample_batch(model, [rows[i] for i in batch], draws[batch][:, :room], settings, end_ids, on_step)
         for i, sample in zip(batch, found, strict=True):
             samples[i] = sample
-        progress(min(1.0, (start + len(batch)) / len(order)))
+        on_step(1.0)
     whole = [sample for sample in samples if sample is not None]
     return [whole[i : i + num_responses] for i in range(0, len(whole), num_responses)]
 
 
 @torch.no_grad()
 def _sample_batch(
-    model: Any, rows: Sequence[tuple[int, ...]], draws: Tensor, settings: GenerationSettings, end_ids: Sequence[int]
+    model: Any,
+    rows: Sequence[tuple[int, ...]],
+    draws: Tensor,
+    settings: GenerationSettings,
+    end_ids: Sequence[int],
+    on_step: Callable[[float], None],
 ) -> list[Sample]:
     device = next(model.parameters()).device
     ids, attended = _left_padded(rows)
@@ -78,6 +87,7 @@ def _sample_batch(
                 finished[row] = end
         if all(finished):
             break
+        on_step((step + 1) / draws.shape[1])
         if bool(ended.any()) and can_drop:
             keep = (~ended).nonzero().squeeze(-1)
             cache.batch_select_indices(keep)
