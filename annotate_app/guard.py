@@ -20,7 +20,7 @@ from annotate_app.pages.sign_in import forbidden_page
 from storage.store import Store
 
 PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/metrics", "/manifest.json", "/favicon.ico", "/robots.txt")
-PUBLIC_PREFIXES = ("/static/",)
+PUBLIC_PREFIXES = ("/ui/",)
 RESEARCH_PREFIX = "/console"
 API_PREFIX = "/api/"
 CSRF_HEADER = "x-nashloop"

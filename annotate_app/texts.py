@@ -13,15 +13,16 @@ Read the prompt, then both responses. Choose the one **you would rather receive*
 
 ### Which verdict
 
-- **A** or **B** - one is better, even if only slightly. Say how much if you can.
-- **Tie** - equally good.
-- **Both bad** - you would want neither.
-- **Skip** - you cannot judge this pair. It goes to somebody else.
+- **A** or **B** – one is better, even if only slightly. Say how much if you can.
+- **Tie** – equally good.
+- **Both bad** – you would want neither.
+- **Skip** – you cannot judge this pair. It goes to somebody else.
 
 ### Good to know
 
-Length, lists and confident tone are not quality by themselves. You never see which model wrote what, and sides are
-shuffled. A verdict can be undone.
+Length, lists and confident tone are not quality by themselves.
+
+You never see which model wrote what, and sides are shuffled. A verdict can be undone.
 """
 
 SIGN_IN_HELP = "You need a personal sign-in link. Ask the researcher who invited you for one; each link works once."

@@ -27,7 +27,7 @@ MANIFEST = {
     "start_url": "/",
     "display": "standalone",
     "background_color": "#f6f6f4",
-    "icons": [{"src": "/static/icon.svg", "sizes": "any", "type": "image/svg+xml"}],
+    "icons": [{"src": "/ui/icon.svg", "sizes": "any", "type": "image/svg+xml"}],
 }
 
 
@@ -109,7 +109,7 @@ def docs_page(openapi: dict[str, Any]) -> str:
         for verb, path, route in routes
     ]
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Nashloop API</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="stylesheet" href="/static/pages.css"></head>
+<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="stylesheet" href="/ui/pages.css"></head>
 <body><main class="wide"><h1>Nashloop API</h1><p>Send <code>Authorization: Bearer TOKEN</code>;
 <code>nashloop tokens create NAME --scope label|research|admin</code> prints a token. Bodies, answers and their fields are in
 <a href="/openapi.json">openapi.json</a>.</p><table>{"".join(rows)}</table></main></body></html>"""
@@ -126,7 +126,7 @@ def _add_files(app: FastAPI) -> None:
             response.headers["cache-control"] = "no-cache"
             return response
 
-    app.mount("/static", Revalidated(directory=STATIC), name="static")
+    app.mount("/ui", Revalidated(directory=STATIC), name="ui")
     app.add_api_route("/manifest.json", lambda: JSONResponse(MANIFEST), include_in_schema=False)
     app.add_api_route(
         "/favicon.ico", lambda: FileResponse(STATIC / "icon.svg", media_type="image/svg+xml"), include_in_schema=False

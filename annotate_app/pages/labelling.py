@@ -6,7 +6,7 @@ import gradio as gr
 
 from annotate_app.context import AppContext
 
-HEAD = '<script type="module" src="/static/labelling.js"></script><link rel="modulepreload" href="/static/sender.js">'
+HEAD = '<script type="module" src="/ui/labelling.js"></script><link rel="modulepreload" href="/ui/sender.js">'
 # The island covers the window; Gradio's paddings and page width stay underneath.
 CSS = "#island-host{position:fixed!important;inset:0;z-index:10;overflow:hidden;padding:0!important;gap:0!important}"
 

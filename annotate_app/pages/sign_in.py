@@ -66,7 +66,7 @@ def page(title: str, body: str, *, campaign: str = "Nashloop", status: int = 200
         f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)} · {name}</title><link rel="icon" href="/favicon.ico">
-<link rel="stylesheet" href="/static/pages.css"></head>
+<link rel="stylesheet" href="/ui/pages.css"></head>
 <body><main class="card"><p class="brand">{name}</p><h1>{escape(title)}</h1>{body}</main></body></html>""",
         status,
     )
