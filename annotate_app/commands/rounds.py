@@ -142,6 +142,8 @@ def read_settings(path: Path | None, assignments: list[str]) -> dict[str, Any]:
         if not equals or not name.strip():
             raise UserError(f"--set {assignment!r} is not NAME=VALUE. Write for example --set update.rule=onpo.")
         _assign(values, name.strip().split("."), _plain_value(value.strip()), assignment)
+    if "kind" in values:
+        raise UserError(f"kind = {values['kind']!r} is not a setting here. Use `nashloop round start --kind`.")
     build_settings(values, where=str(path) if path and not assignments else "settings")
     return values
 

@@ -81,5 +81,8 @@ def _check(
         raise UserError(f"The prompts file {prompts} does not exist. Name a JSONL, CSV or Parquet file.")
     if data is not None and data.exists() and any(data.iterdir()):
         raise UserError(f"--data {data} is not empty. Name a new directory; a simulation starts from nothing.")
+    settings = read_settings(None, assignments)
+    if "seed" in settings:
+        raise UserError(f"--set seed={settings['seed']} would be ignored: every round has a seed of its own. Use --seed.")
     plan["model"] = plan["model"] or "tiny"
-    return {**plan, "world": world, "prompts": prompts, "settings": read_settings(None, assignments)}
+    return {**plan, "world": world, "prompts": prompts, "settings": settings}

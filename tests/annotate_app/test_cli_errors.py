@@ -59,6 +59,8 @@ BAD_INPUT = [
     (["simulate", "--selection", "best"], "--selection 'best' is unknown. Rules: random"),
     (["simulate", "--prompts", "no.jsonl"], "The prompts file no.jsonl does not exist"),
     (["simulate", "--set", "update.foo=1"], "unknown setting 'update.foo'"),
+    (["simulate", "--set", "seed=1"], "--set seed=1 would be ignored: every round has a seed of its own. Use --seed."),
+    (["round", "start", "--set", "kind=fit"], "kind = 'fit' is not a setting here"),
     (["up", "--device", "tpu"], "--device 'tpu' is unknown. Use auto, cpu or cuda."),
     (["up", "--host", "no.such.host.invalid"], "'no.such.host.invalid' is not an address of this machine"),
     (["users", "invite", "Ada"], "nashloop-data holds no Nashloop data"),
@@ -123,9 +125,9 @@ def test_the_command_line_loads_nothing_heavy_before_it_knows_the_command():
     assert shown.stdout.strip() == "[]"
 
 
-COMMANDS = """up, simulate, import prompts, import judgments, export, round start, round watch, round list, round show,
-round cancel, round resume, round promote, round rollback, users add, users invite, users list, users disable, tokens create, tokens list,
-tokens revoke, backup, doctor, rules"""
+COMMANDS = """up, simulate, import prompts, import judgments, export, round start, round watch, round list,
+round show, round cancel, round resume, round promote, round rollback, users add, users invite, users list, users disable,
+tokens create, tokens list, tokens revoke, backup, doctor, rules"""
 
 
 @pytest.mark.parametrize("command", [name.strip() for name in COMMANDS.split(",")])
