@@ -90,6 +90,13 @@ def test_first_start_prints_a_link_that_signs_the_researcher_in(up):
         assert browser.get(up.url + "/console").url.path.startswith("/console")
 
 
+def test_answers_do_not_wait_for_delayed_acknowledgements(up):
+    with httpx.Client(base_url=up.url, trust_env=False) as client:
+        client.get("/healthz")
+        seconds = sorted(client.get("/healthz").elapsed.total_seconds() for _ in range(21))
+    assert seconds[10] < 0.03  # a listener with Nagle's algorithm on waits 40 ms each time
+
+
 def test_server_json_tells_this_user_only_where_the_app_is(up, data):
     path = data / "server.json"
     running = json.loads(path.read_text())
