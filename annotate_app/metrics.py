@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from storage.store import Store
 
+API = "/api/v1"
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -65,9 +66,10 @@ class Measured:
 
 def route_of(scope: Scope) -> str:
     """The route's template, so that ids and made-up paths do not each become a series; everything else is ``other``."""
-    path = getattr(scope.get("route"), "path_format", None)
-    if path is not None and "\n" not in path and '"' not in path:
-        return path
+    template = getattr(scope.get("route"), "path_format", None)
+    if template is not None:  # some FastAPI versions give the part behind the router's prefix only
+        inside = scope["path"].startswith(API) and not template.startswith(API)
+        return API + template if inside else template
     return "/console" if scope["path"].startswith("/console") else "/" if scope["path"] == "/" else "other"
 
 

@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 from annotate_app.texts import ROLE_NAMES
 from storage.records import Message
 
-TAGS = {"p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong"}
-TAGS |= {"del", "table", "thead", "tbody", "tr", "th", "td", "a"}
+TAGS = {"p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "s"}
+TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "a"}
 ATTRIBUTES = {"a": {"href"}, "ol": {"start"}}
 RENDERED_KEPT = 4096
 # Characters that reorder the text around them: shown, not obeyed, or "abc" could be made to read as "cba".
