@@ -7,6 +7,7 @@ random stream, so that a resumed job and an uninterrupted one write the same byt
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -154,6 +155,15 @@ def run_stages(job: Job, stages: Sequence[Stage]) -> None:
 def read_json(path: Path) -> Any:
     """A JSON file, or an empty dictionary where the stage wrote none."""
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every number that JSON lacks: an interval from a single prompt has no limits."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from online_learner.jobs import Job, read_json, write_json
+from online_learner.jobs import Job, finite, read_json, write_json
 from online_learner.learning_rate import BACK_OFF, MAX_FITS, allowed_kl, exact_step_kl, starting_rate
 from online_learner.logps import response_logps
 from online_learner.mirror_descent import choose_pairs, mix_logps
@@ -74,8 +74,8 @@ def preference_stage(job: Job, out: Path) -> None:
     fitted.save(out / "preference_model")
     chosen = fitted.report["models"][fitted.name]
     job.progress.tell(1.0, "fitted", {"preference/log_loss": chosen["log_loss"], "preference/accuracy": chosen["accuracy"]})
-    write_json(out / "preference.json", _finite(fitted.report))
-    write_json(out / "audit.json", _finite(audit))
+    write_json(out / "preference.json", finite(fitted.report))
+    write_json(out / "audit.json", finite(audit))
     probabilities = {prompt: torch.sigmoid(fitted.logits(stack_features(features, ids)))[0] for prompt, ids in candidates.items()}
     save_by_id(out / "probabilities.safetensors", probabilities or {"": torch.zeros(1)})
 
@@ -134,7 +134,7 @@ def update_stage(job: Job, out: Path) -> None:
     config = json.loads((out / "adapter" / CONFIG).read_text())
     write_json(out / "adapter" / CONFIG, config | {"base_model_name_or_path": job.lineage["base_model"]})
     write_json(out / "adapter" / TRAINING_FACTS, {"learning_rate": rate})
-    write_json(out / "update.json", _finite({**measured, "learning_rate": rate, "learning_rate_why": why}))
+    write_json(out / "update.json", finite({**measured, "learning_rate": rate, "learning_rate_why": why}))
 
 
 def training_groups(job: Job) -> Groups:
@@ -282,14 +282,3 @@ def _fit(
         job.progress.tell(share, f"{fit_name}step {step} of {num_steps}", metrics)
 
     fit(adapter, objective, groups.select(train), anchor[train], _schedule(job, rate, index), on_step)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: such numbers become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):
-        return None
-    return value

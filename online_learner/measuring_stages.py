@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from online_learner.evaluation import kl_from_samples, length_controlled_win_rate, response_duality_gap, win_rate
-from online_learner.jobs import Job, write_json
+from online_learner.jobs import Job, finite, write_json
 from online_learner.learning_stages import policy_deltas
 from online_learner.logps import response_logps
 from online_learner.policy.adapters import PolicyScorer, adapter_deltas
@@ -70,7 +70,7 @@ def evaluate_stage(job: Job, out: Path) -> None:
         "text_quality": quality_of(job, rows),
         "mean_tokens": {"policy": _mean_tokens(rows)},
     }
-    write_json(out / "evaluation.json", {"evaluation": measured, "examples": []})
+    write_json(out / "evaluation.json", {"evaluation": finite(measured), "examples": []})
 
 
 def evaluation_stage(job: Job, out: Path) -> None:
@@ -110,7 +110,7 @@ def evaluation_stage(job: Job, out: Path) -> None:
     }
     curves = ("win_rate_vs_parent", "win_rate_vs_base", "kl_to_parent_nats", "kl_to_base_nats")
     job.progress.tell(1.0, "compared", {f"policy/{name}": measured[name]["mean"] for name in curves})
-    write_json(out / "evaluation.json", {"evaluation": measured, "examples": _examples(job, samples[parent], own)})
+    write_json(out / "evaluation.json", {"evaluation": finite(measured), "examples": _examples(job, samples[parent], own)})
 
 
 def quality_of(job: Job, rows: Sequence[Row]) -> float | None:

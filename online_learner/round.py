@@ -1,10 +1,14 @@
 """The kinds of job, each a list of stages, and the seal that turns what the stages left into an artifact (DESIGN 3, 4)."""
 
+import errno
+import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from online_learner.jobs import Job, Stage, open_job, read_json, run_stages, write_json
 from online_learner.learning_stages import anchors_stage, labels_stage, preference_stage, update_stage
@@ -21,11 +25,16 @@ def run_job(directory: Path, out: Path | None = None) -> Path:
     _check_before_work(job)
     try:
         run_stages(job, JOB_STAGES[job.settings.kind])
-    except OSError as error:
-        if error.errno == 28:  # ENOSPC
+    except (OSError, SafetensorError) as error:
+        if _disk_is_full(error):
             raise UserError(f"The disk of {job.work} is full. Free some space, then resume the job: nothing is lost.") from error
         raise
     return job.out
+
+
+def _disk_is_full(error: Exception) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(os.strerror(code) in str(error) for code in full)  # safetensors has text
 
 
 def _check_before_work(job: Job) -> None:
