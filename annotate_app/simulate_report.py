@@ -21,6 +21,11 @@ def as_json(plan: Plan, rows: Sequence[RoundTruth], seconds_total: float) -> dic
     }
 
 
+def title_of(plan: Plan) -> str:
+    """What was run, in a line."""
+    return f"{plan.world} world, model {Path(plan.model).name}, seed {plan.seed}"
+
+
 def as_table(plan: Plan, rows: Sequence[RoundTruth]) -> Any:
     """A rich table of the rounds; round 0 is the base policy."""
     from rich import box
@@ -31,8 +36,7 @@ def as_table(plan: Plan, rows: Sequence[RoundTruth]) -> Any:
         "Win rates against the base policy are true ones, over all pairs of samples on held-out prompts; 95 % intervals "
         f"treat prompts as the sample. Duality gap: {gap}. KL to the base policy in nats."
     )
-    title = f"{plan.world} world, model {plan.model}, seed {plan.seed}"
-    table = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title_of(plan), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     for name in ("round", "win rate", "95 %", "gap", "KL", "text quality", "labels", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -53,7 +57,7 @@ def save_plot(plan: Plan, rows: Sequence[RoundTruth], path: Path) -> None:
     """Curves by round: win rate with its interval, true duality gap, and text quality where it is known."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(7.2, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     rounds = [row.round for row in rows]
     low, high = [row.win_rate_low for row in rows], [row.win_rate_high for row in rows]
@@ -67,9 +71,9 @@ def save_plot(plan: Plan, rows: Sequence[RoundTruth], path: Path) -> None:
     for label, color, marker, values in curves:
         axes.plot(rounds, values, marker=marker, color=color, label=label, linewidth=2, markersize=5)
     axes.axhline(0.5, color="#888888", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="round", ylim=(0, 1.02), xticks=rounds, title=f"{plan.world} world, model {plan.model}, seed {plan.seed}")
+    axes.set(xlabel="round", ylim=(0, 1.02), xticks=rounds, title=title_of(plan))
     axes.grid(alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path)

@@ -3,11 +3,13 @@
 import os
 import random
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from annotate_app.bootstrap import BUILT_IN, model_location, model_name
 from annotate_app.context import AppContext
 from annotate_app.rounds import RoundService
 from annotate_app.server import DATABASE, check_data
@@ -15,6 +17,7 @@ from storage.errors import UserError
 from storage.store import Store
 
 KEY_FILE = "session.key"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
 @contextmanager
@@ -30,15 +33,17 @@ def open_context(
     """Open everything a data directory holds; closed again at the end of the block.
 
     ``prompts``: a file to import first. ``seed`` fixes which side of a pair is shown first. Jobs go on after the block
-    unless ``stop_jobs``. ``rounds_options`` are those of RoundService: model, device, queue.
+    unless ``stop_jobs``. A directory that was new when a UserError ended the block before any job is removed again.
+    ``rounds_options`` are those of RoundService: model, device, queue.
     """
     from storage.duckdb_store import open_store
     from storage.imports import import_prompts
 
     if not create:
         check_data(data_dir)
-    _make_directory(data_dir)
+    new = _make_directory(data_dir)
     store = open_store(data_dir / DATABASE, rng=None if seed is None else random.Random(seed))
+    refused = False
     try:
         if prompts is not None:
             import_prompts(store, prompts)
@@ -47,8 +52,28 @@ def open_context(
             yield AppContext(store=store, rounds=rounds, data_dir=data_dir, session_secret=_session_secret(data_dir))
         finally:
             rounds.close(stop_jobs=stop_jobs)
+    except UserError:
+        refused = new and not store.list_rounds()
+        raise
     finally:
         store.close()
+        if refused:
+            shutil.rmtree(data_dir)
+
+
+def check_model(model: str | None) -> None:
+    """Refuse a model directory that cannot be loaded before anything is written; hub ids are looked up by the learner."""
+    path = Path(model_location(model_name(model or BUILT_IN)))
+    if not path.is_absolute():
+        return
+    if not (path / "config.json").is_file():
+        raise UserError(
+            f"The model directory {path} has no config.json. Name the folder of a Hugging Face causal language model."
+        )
+    if not any((path / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"The model directory {path} has no tokenizer (such as tokenizer.json). Save the tokenizer beside the model."
+        )
 
 
 def take_up_jobs(context: AppContext) -> None:
@@ -90,8 +115,11 @@ def _session_secret(data_dir: Path) -> str:
     return path.read_text()
 
 
-def _make_directory(data_dir: Path) -> None:
+def _make_directory(data_dir: Path) -> bool:
+    """True if the directory was not there."""
+    new = not data_dir.exists()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot create the data directory {data_dir}: {error.strerror}. Name another with --data.") from error
+    return new

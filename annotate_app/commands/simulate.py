@@ -67,7 +67,9 @@ def _check(
     *, world: str, plot: Path | None, prompts: Path | None, data: Path | None, assignments: list[str], **plan: Any
 ) -> dict[str, Any]:
     """Everything that can be refused before minutes are spent."""
+    from annotate_app.commands.compose import check_model
     from annotate_app.commands.rounds import read_settings
+    from annotate_app.commands.up import check_file
     from annotate_app.pair_selection import PAIR_RULES
     from annotate_app.worlds import WORLDS
 
@@ -77,12 +79,12 @@ def _check(
         raise UserError(f"--selection {plan['selection']!r} is unknown. Rules: {', '.join(PAIR_RULES)}.")
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise UserError(f"--plot {plot} is refused: name a .png file in a folder that exists.")
-    if prompts is not None and not prompts.is_file():
-        raise UserError(f"The prompts file {prompts} does not exist. Name a JSONL, CSV or Parquet file.")
+    check_file(prompts)
     if data is not None and data.exists() and any(data.iterdir()):
         raise UserError(f"--data {data} is not empty. Name a new directory; a simulation starts from nothing.")
     settings = read_settings(None, assignments)
     if "seed" in settings:
         raise UserError(f"--set seed={settings['seed']} would be ignored: every round has a seed of its own. Use --seed.")
+    check_model(plan["model"])
     plan["model"] = plan["model"] or "tiny"
     return {**plan, "world": world, "prompts": prompts, "settings": settings}

@@ -35,8 +35,10 @@ def up(
     with ExitStack() as stack:
         listener = stack.enter_context(listen(host, port))
         note("Starting ...")
-        from annotate_app.commands.compose import admin_token, open_context
+        from annotate_app.commands.compose import admin_token, check_model, open_context
 
+        check_model(model)
+        check_file(prompts)
         context = stack.enter_context(open_context(data, create=True, model=model, device=device, prompts=prompts))
         context.rounds.ensure_started()
         from annotate_app.web import build_app
@@ -53,6 +55,12 @@ def check_device(device: str) -> None:
     """Refuse a device name before anything is opened."""
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device!r} is unknown. Use auto, cpu or cuda.")
+
+
+def check_file(prompts: Path | None) -> None:
+    """Refuse a missing file of prompts before anything is written."""
+    if prompts is not None and not prompts.is_file():
+        raise UserError(f"The prompts file {prompts} does not exist. Name a JSONL, CSV or Parquet file.")
 
 
 def fresh_link(context: Any) -> str | None:

@@ -29,6 +29,12 @@ def nashloop(tmp_path, monkeypatch, capsys):
     return run
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def refused(result: tuple[int, str, str]) -> str:
     """The sentence of a refusal, after checking that it is one and that nothing else was printed."""
     code, out, err = result
@@ -113,9 +119,44 @@ def test_a_taken_port_is_named_with_the_way_out_and_no_data_directory_is_made(tm
     assert not (tmp_path / "d").exists()
 
 
-def test_a_missing_model_directory_is_named(nashloop):
-    text = refused(nashloop("simulate", "--model", "./no-such-model", "--rounds", "0"))
+@pytest.mark.parametrize("command", ["up", "simulate"])
+def test_a_missing_model_directory_is_named(command, nashloop, tmp_path):
+    text = refused(nashloop(command, "--model", "./no-such-model"))
     assert "The model directory ./no-such-model does not exist" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"), [([], "has no config.json"), (["config.json", "model.safetensors"], "has no tokenizer")]
+)
+@pytest.mark.parametrize("command", ["up", "simulate"])
+def test_an_incomplete_model_directory_is_refused_before_anything_is_written(command, files, sentence, nashloop, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in files:
+        (model / name).write_text("{}")
+    assert sentence in refused(nashloop(command, "--model", "./model"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_another_model_without_prompts_is_told_how_to_give_them_and_nothing_is_left(nashloop, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (model / name).write_text("{}")
+    for command in (["simulate", "--data", "d"], ["up", "--data", "d", "--port", str(free_port())]):
+        assert "Give a file with --prompts FILE" in refused(nashloop(*command, "--model", "./model"))
+        assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [('{"prompt": "Why?", "chosen": 7, "rejected": "x"}\n', "row 1"), ("", "holds no rows"), ('{"colour": "red"}\n', "colour")],
+)
+def test_a_bad_file_of_judgments_is_refused_and_leaves_no_data_directory(content, sentence, nashloop, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(content)
+    assert sentence in refused(nashloop("import", "judgments", "pairs.jsonl"))
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
 def test_the_command_line_loads_nothing_heavy_before_it_knows_the_command():
