@@ -39,7 +39,9 @@ def simulate(
     plan = _check(world=world, plot=plot, prompts=prompts, data=data, assignments=assignments, model=model, selection=selection)
     from annotate_app import simulate as loop
     from annotate_app import simulate_report as shown
+    from annotate_app.server import stop_cleanly_on_sigterm
 
+    stop_cleanly_on_sigterm()
     plan = loop.Plan(rounds=rounds, labels=labels, annotators=annotators, seed=seed, **plan)
     started, rows = time.monotonic(), []
     with ExitStack() as stack:
