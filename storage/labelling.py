@@ -21,7 +21,7 @@ def lease_pairs(state: State, annotator_id: str, count: int, *, resume: bool) ->
         if annotator_id not in state.accounts.annotators:
             raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
         now = state.clock()
-        leases = state.book.held(annotator_id, now)[:count] if resume else []
+        leases = state.book.resumable(annotator_id, now)[:count] if resume else []
         while len(leases) < count:
             lease = _next_lease(state, annotator_id, now)
             if lease is None:

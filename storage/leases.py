@@ -89,6 +89,11 @@ class LeaseBook:
         leases = [self.leases[lease_id] for lease_id in self._held_by.get(annotator_id, ())]
         return [lease for lease in leases if lease.expires_at > now]
 
+    def resumable(self, annotator_id: str, now: datetime) -> list[Lease]:
+        """Held leases that are still worth an answer: tasks closed meanwhile (another policy serves) only where an undo waits."""
+        held = self.held(annotator_id, now)
+        return [lease for lease in held if lease.supersedes or not self.tasks[lease.task_id].closed]
+
     def next_task(self, annotator_id: str, now: datetime) -> tuple[TaskBook, int] | None:
         """The task this annotator should judge next and the slot for it; None when nothing is left for them.
 

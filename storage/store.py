@@ -63,7 +63,8 @@ class Store(Protocol):
         """Up to ``count`` pairs for this annotator, highest priority first, sides randomised and recorded.
 
         Never a task this annotator already judged, skipped or holds, never more annotators than ``wanted`` at a time.
-        ``resume``: first the pairs this annotator holds open (after a page reload), then new ones. [] when nothing is left.
+        ``resume``: first the pairs this annotator holds open (after a page reload) unless their task was closed,
+        then new ones. [] when nothing is left.
         """
         ...
 

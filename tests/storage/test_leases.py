@@ -46,7 +46,8 @@ class Labelling(RuleBasedStateMachine):
     def lease(self, annotator, count, resume):
         mine = [i for i, (p, until) in self.given.items() if p.annotator_id == annotator and until > self.clock()]
         pairs = self.store.lease(annotator, count, resume=resume)
-        again = mine[:count] if resume else []
+        open_still = [i for i in mine if self.given[i][0].supersedes or self.given[i][0].task_id not in self.closed]
+        again = open_still[:count] if resume else []
         assert [p.lease_id for p in pairs[: len(again)]] == again
         for pair in pairs[len(again) :]:
             assert pair.lease_id not in self.given

@@ -128,6 +128,13 @@ def test_resume_gives_the_open_pairs_first(store):
     assert again[2].task_id == "t2"
 
 
+def test_resume_leaves_out_pairs_that_were_closed_meanwhile(store):
+    fill(store, num_tasks=2)
+    [pair] = store.lease("ann0", 1)
+    store.close_tasks([pair.task_id], actor="system", reason="policy 1 serves")
+    assert [again.task_id for again in store.lease("ann0", 2, resume=True)] == ["t1"]
+
+
 def test_an_expired_slot_is_given_to_the_next_annotator(store, clock):
     fill(store, num_tasks=1)
     store.lease("ann0", 1)
