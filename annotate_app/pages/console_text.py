@@ -33,12 +33,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
-def interval(value: Mapping[str, float] | None, *, percent: bool = True) -> str:
-    """``63 % (57 to 69)``; a dash where nothing was measured."""
+def interval(value: Mapping[str, float | None] | None, *, percent: bool = True) -> str:
+    """``63 % (57 to 69)``; a dash where nothing was measured or, of a single prompt, a limit is unknown."""
     if not value:
         return "–"
     scale, digits, unit = (100, 0, " %") if percent else (1, 2, "")
-    mean, low, high = (f"{value[key] * scale:.{digits}f}" for key in ("mean", "low", "high"))
+    numbers = (value[key] for key in ("mean", "low", "high"))
+    mean, low, high = ("–" if number is None else f"{number * scale:.{digits}f}" for number in numbers)
     return f"{mean}{unit} ({low} to {high})"
 
 

@@ -86,6 +86,10 @@ def test_metric_curves_draw_one_panel_per_metric_that_has_a_curve():
     assert [list(trace.y) for trace in figure.data] == [[3.0, 2.0, 1.0]]
 
 
+def test_an_interval_without_limits_still_shows_its_mean():
+    assert text.interval({"mean": 1.234, "low": None, "high": None}, percent=False) == "1.23 (– to –)"
+
+
 def test_intervals_draw_both_sides_of_an_uneven_interval():
     figure = charts.intervals([("vs base", {"mean": 0.7, "low": 0.6, "high": 0.75})])
     assert figure.data[0].error_x.array[0] == pytest.approx(0.05)
