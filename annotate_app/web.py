@@ -138,14 +138,14 @@ def _mount_pages(app: FastAPI, context: AppContext) -> None:
     """The console, then the labelling page at /, which takes every path that is left."""
     import gradio as gr  # seconds; the API alone does not need it
 
-    from annotate_app.pages.console import build_console
+    from annotate_app.pages.console import build_console, console_look
     from annotate_app.pages.labelling import CSS, HEAD, build_labelling
 
     for prefix in ("/console", ""):  # an endless stream per open tab otherwise
         app.add_api_route(prefix + "/gradio_api/heartbeat/{session}", _no_content, include_in_schema=False)
     app.add_api_route("/console", lambda: RedirectResponse("/console/"), include_in_schema=False)
     quiet: dict[str, Any] = {"footer_links": [], "run_history": False, "ssr_mode": False, "auth_dependency": _gradio_user}
-    gr.mount_gradio_app(app, build_console(context), path="/console", **quiet)
+    gr.mount_gradio_app(app, build_console(context), path="/console", **console_look(), **quiet)
     gr.mount_gradio_app(app, build_labelling(context), path="/", head=HEAD, css=CSS, **quiet)
 
 

@@ -21,8 +21,8 @@ def labels_over_time(hours: Sequence[tuple[str, int]]) -> go.Figure:
     return _styled(figure, y_title="judgments per hour", height=240)
 
 
-def metric_curves(lines: Sequence[Mapping[str, float]]) -> go.Figure:
-    """Small multiples, one per metric name, in the order in which names first appear; x counts its readings."""
+def metric_curves(lines: Sequence[Mapping[str, Any]]) -> go.Figure | None:
+    """Small multiples, one per metric name, in the order in which names first appear; x counts its readings. None without any."""
     series: dict[str, list[float]] = {}
     for line in lines:
         for name, value in line.items():
@@ -30,7 +30,7 @@ def metric_curves(lines: Sequence[Mapping[str, float]]) -> go.Figure:
                 series.setdefault(name, []).append(float(value))
     shown = [(name, values) for name, values in series.items() if len(values) > 1][:STAGE_METRICS_SHOWN]
     if not shown:
-        return _styled(go.Figure(), y_title="", height=220)
+        return None
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
     figure = make_subplots(rows, columns, subplot_titles=[name for name, _ in shown], vertical_spacing=0.2)
@@ -40,14 +40,14 @@ def metric_curves(lines: Sequence[Mapping[str, float]]) -> go.Figure:
     return _styled(figure, y_title="", height=60 + 190 * rows)
 
 
-def intervals(rows: Sequence[tuple[str, Mapping[str, float]]], *, reference: float = 0.5, title: str = "") -> go.Figure:
+def intervals(rows: Sequence[tuple[str, Mapping[str, Any]]], *, reference: float = 0.5, title: str = "") -> go.Figure:
     """Dots with 95 % intervals, one row each, against a reference line; a row is (name, {mean, low, high})."""
     names = [name for name, _ in rows]
     means = [value["mean"] for _, value in rows]
     error = {
         "type": "data",
-        "array": [value["high"] - value["mean"] for _, value in rows],
-        "arrayminus": [value["mean"] - value["low"] for _, value in rows],
+        "array": [_or(value["high"], value["mean"]) - value["mean"] for _, value in rows],
+        "arrayminus": [value["mean"] - _or(value["low"], value["mean"]) for _, value in rows],
         "thickness": 2,
         "width": 6,
     }
@@ -66,16 +66,18 @@ def reliability(bins: Sequence[Sequence[float]]) -> go.Figure:
     largest = max(counts, default=1)
     sizes = [6 + 18 * (count / largest) ** 0.5 for count in counts]
     marker = {"size": sizes, "color": ORANGE, "opacity": 0.85}
-    figure.add_trace(go.Scatter(x=predicted, y=observed, mode="markers", marker=marker, text=[f"{c:.0f} judgments" for c in counts]))
+    figure.add_trace(
+        go.Scatter(x=predicted, y=observed, mode="markers", marker=marker, text=[f"{c:.0f} judgments" for c in counts])
+    )
     figure.update_xaxes(range=[0, 1], title="predicted", tickformat=".0%")
     figure.update_yaxes(range=[0, 1], tickformat=".0%")
     return _styled(figure, y_title="observed", height=320)
 
 
-def rounds_over_time(points: Sequence[tuple[str, Mapping[str, float]]]) -> go.Figure:
+def rounds_over_time(points: Sequence[tuple[str, Mapping[str, Any]]]) -> go.Figure:
     """Win rate against the base policy by policy, with its interval as a band; a point is (policy name, interval)."""
     names = [name for name, _ in points]
-    low, high, mean = ([value[key] for _, value in points] for key in ("low", "high", "mean"))
+    low, high, mean = ([_or(value[key], value["mean"]) for _, value in points] for key in ("low", "high", "mean"))
     figure = go.Figure()
     figure.add_trace(go.Scatter(x=names, y=high, line={"width": 0}, hoverinfo="skip"))
     figure.add_trace(
@@ -95,6 +97,11 @@ def seconds_by_stage(seconds: Mapping[str, float]) -> go.Figure:
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="seconds")
     return _styled(figure, y_title="", height=100 + 28 * len(names))
+
+
+def _or(limit: float | None, mean: float) -> float:
+    """A limit that is unknown (an interval from a single prompt) is drawn as no interval."""
+    return mean if limit is None else limit
 
 
 def _styled(figure: go.Figure, *, y_title: str, height: int) -> go.Figure:

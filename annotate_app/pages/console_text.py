@@ -7,8 +7,9 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from storage.records import Policy, Round
+from storage.records import Event, Policy, Round
 
+DASH = "\u2013"  # nothing was measured
 STAGE_NAMES = {
     "labels": "Judgments",
     "preference_model": "Preference model",
@@ -17,6 +18,15 @@ STAGE_NAMES = {
     "evaluation": "Evaluation",
     "candidates": "New responses",
     "seal": "Seal",
+}
+BAD_ROWS_SHOWN = 20
+FORMAT_NAMES = {
+    "raw": "raw: every judgment as it was made",
+    "trl": "TRL preference, explicit prompt",
+    "trl-implicit": "TRL preference, implicit prompt",
+    "unpaired": "TRL unpaired preference",
+    "arena": "arena battles",
+    "hf": "dataset folder with a card (zip)",
 }
 
 
@@ -36,17 +46,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def interval(value: Mapping[str, float | None] | None, *, percent: bool = True) -> str:
     """``63 % (57 to 69)``; a dash where nothing was measured or, of a single prompt, a limit is unknown."""
     if not value:
-        return "–"
+        return DASH
     scale, digits, unit = (100, 0, " %") if percent else (1, 2, "")
     numbers = (value[key] for key in ("mean", "low", "high"))
-    mean, low, high = ("–" if number is None else f"{number * scale:.{digits}f}" for number in numbers)
+    mean, low, high = (DASH if number is None else f"{number * scale:.{digits}f}" for number in numbers)
     return f"{mean}{unit} ({low} to {high})"
 
 
 def duration(seconds: float | None) -> str:
     """``40 s``, ``3 min``, ``2 h``: one unit, as people say it."""
     if seconds is None:
-        return "–"
+        return DASH
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -62,8 +72,50 @@ def overview_cards(stats: Mapping[str, Any], serving: Policy | None, since_last_
         (str(stats.get("annotators_active_1h", 0)), "annotators active", "in the last hour"),
         (duration(pace), "per judgment", "median"),
         (policy_name(serving), "serving", "answers the next prompts"),
-        ("–" if first is None else f"{first:.0%}", "first shown wins", "50 % means no position bias"),
+        (DASH if first is None else f"{first:.0%}", "first shown wins", "50 % means no position bias"),
     ]
+
+
+def annotators_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Who judged how much and how fast."""
+    if not rows:
+        return "Nobody has judged a pair yet. Invite annotators under *People*, or [label a pair yourself](/)."
+    columns = ["annotator", "judgments", "skips", "median time", "last judgment (UTC)"]
+    shown = [
+        (row["handle"] + ("" if row["kind"] == "human" else f" ({row['kind']})"), row["judgments"], row["skips"],
+         duration(row["median_seconds"]), str(row["last_at"])[:16].replace("T", " "))
+        for row in rows
+    ]  # fmt: skip
+    return "### Annotators\n\n" + table(columns, shown)
+
+
+def promotions_table(events: Sequence[Event], policies: Sequence[Policy], names: Mapping[str, str]) -> str:
+    """Who let which policy serve, when and why; newest first."""
+    by_id = {policy.id: policy for policy in policies}
+    rows = [
+        (
+            f"{event.at:%Y-%m-%d %H:%M}",
+            policy_name(by_id.get(event.subject)),
+            names.get(event.actor, event.actor),
+            event.data.get("reason") or "",
+        )
+        for event in reversed(events)
+    ]
+    return "### History\n\n" + table(["when (UTC)", "began to serve", "by", "reason"], rows) if rows else ""
+
+
+def log_text(tail: str) -> str:
+    """The last lines of a job's log, as they are."""
+    return f"#### Last lines of its log\n\n```text\n{tail.replace('```', '')}\n```" if tail.strip() else ""
+
+
+def imported_text(what: str, result: Mapping[str, Any]) -> str:
+    """What an import did, rows that were left out with their reasons."""
+    bad = result["bad_rows"]
+    known = f" {result['known']:,} were known already." if result["known"] else ""
+    named = "\n".join(f"- {plain(row)}" for row in bad[:BAD_ROWS_SHOWN])
+    left_out = f" {len(bad):,} rows were left out:\n\n{named}" if bad else ""
+    return f"**{result[what]:,} {what} added** from {result['rows']:,} rows ({plain(result['format'])}).{known}{left_out}"
 
 
 def policy_name(policy: Policy | None) -> str:
@@ -98,7 +150,8 @@ def report_summary(report: Mapping[str, Any]) -> str:
     """The head of a round report: the verdict in one sentence, what went in, what was picked and why."""
     evaluation = report.get("evaluation", {})
     passed = report.get("status") == "passed"
-    lines = [f"### Round {report.get('number', '')}: {'passed' if passed else 'failed'}"]
+    kind = plain(report.get("kind", "round")).capitalize()
+    lines = [f"### {kind} {report.get('number', '')}: {'passed' if passed else 'failed'}"]
     lines += [f"- {plain(reason)}" for reason in report.get("reasons", [])]
     if "win_rate_vs_parent" in evaluation:
         lines.append(
@@ -151,7 +204,7 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
         (label, interval(evaluation[key], percent=percent)) for key, label, percent in _EVALUATION_ROWS if key in evaluation
     ]
     quality = evaluation.get("text_quality")
-    rows.append(("text quality (share of responses made of known sentences)", "–" if quality is None else f"{quality:.0%}"))
+    rows.append(("text quality (share of responses made of known sentences)", DASH if quality is None else f"{quality:.0%}"))
     gap = evaluation.get("restricted_duality_gap")
     if gap:
         rows.append((f"restricted duality gap over {gap['search_set']}", f"{gap['value']:.3f}"))
@@ -187,7 +240,7 @@ def policies_rows(policies: Sequence[Policy], reports: Mapping[str, Mapping[str,
             [
                 policy_name(policy),
                 policy.status,
-                policy_name(parent) if parent else "–",
+                policy_name(parent) if parent else DASH,
                 interval(evaluation.get("win_rate_vs_parent")),
                 interval(evaluation.get("win_rate_vs_base")),
                 interval(evaluation.get("kl_to_base_nats"), percent=False),
@@ -202,5 +255,5 @@ POLICY_COLUMNS = ["policy", "status", "parent", "win rate vs parent", "win rate 
 
 def _short(value: object) -> str:
     if value is None:
-        return "–"
+        return DASH
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,149 @@
+"""The console's Round tab: settings, start, and what the newest job is doing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from annotate_app.context import AppContext
+from annotate_app.pages import charts
+from annotate_app.pages import console_text as text
+from annotate_app.pages.console_parts import Part, actor, enabled, figure, on_click
+from annotate_app.pair_selection import PAIR_RULES
+from storage.contract.settings import GenerationSettings, JobSettings, UpdateSettings, build_settings
+from storage.errors import UserError
+
+KINDS = [
+    ("Round: learn, then make a policy", "round"),
+    ("Fit preference models only", "fit"),
+    ("More responses to label", "generate"),
+    ("Evaluate the serving policy", "evaluate"),
+]
+SELECTIONS = {
+    "random": "random",
+    "near_tie": "near ties: pairs the preference model cannot decide",
+    "bald": "disagreement: pairs its ensemble disagrees on",
+}
+
+
+def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
+    """The tab; returns what a page follows while it is open."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            start, inputs, run = _settings_form(context)
+        with gr.Column(scale=3, min_width=320):
+            gr.Markdown("### Now")
+            progress = gr.Markdown(elem_id="progress", elem_classes="sheet")
+            curves = gr.Plot(label="Metrics of the newest job", elem_id="curves", visible=False)
+            log = gr.Markdown(elem_id="job-log")
+            with gr.Row():
+                cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel-round")
+                resume = gr.Button("Resume", interactive=False, elem_id="resume-round")
+    jobs = gr.Markdown(elem_classes="sheet")
+    now = Part(lambda: _read_now(context), _draw_now, [progress, log, jobs, start, cancel, resume])
+    metrics = Part(lambda: _read_metrics(context), lambda lines: [figure(charts.metric_curves(lines))], [curves])
+
+    def newest(act: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda request: act(_newest_number(context), actor=actor(request))
+
+    on_click(start, problem, run, inputs, then=now)
+    on_click(cancel, problem, newest(context.rounds.cancel), [], then=now)
+    on_click(resume, problem, newest(context.rounds.resume), [], then=now)
+    return [now, metrics]
+
+
+def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[..., None]]:
+    default = JobSettings()
+    rules = {rule["name"]: rule["summary"] for rule in context.rounds.rules()}
+    gr.Markdown("### Start\n\nThe defaults are what we recommend. `auto` is picked from the data and said in the report.")
+    kind = gr.Dropdown(KINDS, value="round", label="Job")
+    rule = gr.Dropdown(list(rules), value=default.update.rule, label="Update rule", info=rules.get(default.update.rule))
+    rule.change(lambda name: gr.update(info=rules.get(name)), rule, rule, show_progress="hidden", api_visibility="private")
+    promote = gr.Radio([("when the gate passes it", "gate"), ("by hand", "manual")], value="gate", label="Promote the new policy")
+    with gr.Accordion("All settings", open=False):
+        selections = [(SELECTIONS.get(name, name), name) for name in PAIR_RULES]
+        selection = gr.Dropdown(selections, value="random", label="Which pairs to label next")
+        overlap = gr.Number(1, label="Judgments per pair", info="by different annotators", precision=0, minimum=1)
+        fields = _fields(default)
+    start = gr.Button("Run", variant="primary", elem_id="run-round")
+
+    def run(request: gr.Request, what: str, promotion: str, rule_name: str, pair_rule: str, wanted: float, *values: Any) -> None:
+        named = {"kind": what, "update.rule": rule_name, **dict(zip(fields, values, strict=True))}
+        settings = build_settings(nested(named), where="Settings")
+        options = {"promote": promotion, "selection": pair_rule, "overlap": wanted}
+        context.rounds.start(settings, actor=actor(request), options=options)
+
+    return start, [kind, promote, rule, selection, overlap, *fields.values()], run
+
+
+def _fields(default: JobSettings) -> dict[str, Any]:
+    """Input by dotted name of the setting; what a setting is for, is said where it is defined."""
+    update, generation = UpdateSettings.model_fields, GenerationSettings.model_fields
+    made: dict[str, Any] = {}
+    for name, label in (("step_size", "Step size"), ("kl_coef", "Pull to the reference"), ("learning_rate", "Learning rate")):
+        made[f"update.{name}"] = gr.Textbox("auto", label=label, info=update[name].description)
+    made["update.epochs"] = gr.Number(default.update.epochs, label="Epochs", info=update["epochs"].description, precision=0)
+    made["update.pairs"] = gr.Dropdown(["all", "random"], value="all", label="Pairs trained on", info=update["pairs"].description)
+    for name, label in (("num_responses", "Responses per prompt"), ("max_new_tokens", "Longest response")):
+        value = getattr(default.generation, name)
+        made[f"generation.{name}"] = gr.Number(value, label=label, info=generation[name].description, precision=0)
+    made["seed"] = gr.Number(
+        default.seed, label="Seed", info="the same job with the same seed gives the same adapter", precision=0
+    )
+    return made
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """Dotted names to nested settings; numbers typed into text fields become numbers, everything else is validated later."""
+    result: dict[str, Any] = {}
+    for name, value in flat.items():
+        *groups, leaf = name.split(".")
+        target = result
+        for group in groups:
+            target = target.setdefault(group, {})
+        target[leaf] = _number(value) if isinstance(value, str) else value
+    return result
+
+
+def _number(typed: str) -> float | str:
+    try:
+        return float(typed)
+    except ValueError:
+        return typed.strip()  # "auto" and names stay text; validation says what is allowed
+
+
+def _newest_number(context: AppContext) -> int:
+    rounds = context.store.list_rounds()
+    if not rounds:
+        raise UserError("No job has run yet. Start one first.")
+    return rounds[0].number
+
+
+def _read_now(context: AppContext) -> tuple[Any, ...] | None:
+    rounds = context.store.list_rounds()
+    if not rounds:
+        return None
+    now = context.rounds.progress(rounds[0].number)
+    stopped = now.status in ("failed", "interrupted", "cancelled")
+    return now, rounds, context.rounds.log_tail(now.number) if stopped else ""
+
+
+def _draw_now(data: tuple[Any, ...] | None) -> list[Any]:
+    if data is None:
+        return ["No job has run yet.", "", text.jobs_table([]), enabled(True), enabled(False), enabled(False)]
+    now, rounds, tail = data
+    running = now.status == "running"
+    stopped = now.status in ("failed", "interrupted", "cancelled")
+    return [
+        text.progress_text(now),
+        text.log_text(tail),
+        "### Jobs\n\n" + text.jobs_table(rounds),
+        enabled(not running),
+        enabled(running),
+        enabled(stopped),
+    ]
+
+
+def _read_metrics(context: AppContext) -> list[dict[str, Any]]:
+    rounds = context.store.list_rounds()
+    return context.rounds.progress(rounds[0].number).metrics if rounds else []
