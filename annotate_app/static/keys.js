@@ -34,6 +34,7 @@ export function listen(root, actions) {
       return;
     }
     const key = event.key.toLowerCase();
+    if (key === "enter" && event.repeat && focused?.closest?.("button")) return event.preventDefault(); // one press, one verdict
     if ((event.ctrlKey || event.metaKey) && key === "z" && !event.shiftKey && !event.altKey) return run(["undo"], event, actions);
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (key.startsWith("arrow") && (focused?.closest?.(".text") || focused?.matches?.("pre"))) {

@@ -101,6 +101,7 @@ class Labelling {
     this.history.push({ pair, body });
     this.pairs.shift();
     this.#count(verdict, 1);
+    this.find("toast").classList.remove("shown");
     this.#show(`${describe(body)}. `);
     this.sender.push(body);
   }
@@ -154,6 +155,7 @@ class Labelling {
     this.#count(last.body.verdict, -1);
     this.#show();
     this.find("note").value = last.body.rationale ?? "";
+    if (last.body.rationale) this.#openNote();
     this.strength = last.body.strength;
     this.#paintTools();
     this.#toast(`Taken back. You had said: ${describe(last.body)}.`);
@@ -238,7 +240,6 @@ class Labelling {
 
   #setState(name) {
     this.root.querySelector(".page").dataset.state = name;
-    this.find("bar").inert = name !== "pair";
   }
 
   #paintTools() {
@@ -315,9 +316,14 @@ class Labelling {
   }
 
   writeNote() {
+    if (!this.current) return;
+    this.#openNote();
+    this.find("note").focus();
+  }
+
+  #openNote() {
     this.find("bar").classList.add("noting");
     this.find("note-open").setAttribute("aria-expanded", "true");
-    this.find("note").focus();
   }
 
   toggleGuidelines() {

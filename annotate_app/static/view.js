@@ -94,7 +94,7 @@ export const MARKUP = `
     <div class="reasons">
       ${SKIP_REASONS.map(([name, shown], i) => `<button type="button" data-reason="${name}">${key(i + 1)}${shown}</button>`).join("")}
     </div>
-    <div class="foot"><button type="button" class="primary" id="skip-plain">Skip without a reason ${key("S")}</button>
+    <div class="foot"><button type="button" class="primary" id="skip-plain" autofocus>Skip without a reason ${key("S")}</button>
     <button type="button" class="plain" id="skip-cancel">Back ${key("Esc")}</button></div>
   </dialog>
 </div>`;

@@ -212,6 +212,31 @@ def test_new_pairs_appear_by_themselves(open_page, context, expect):
     expect(page.locator("#text-prompt")).to_have_text("Question late?")
 
 
+def test_the_last_pair_can_be_undone_with_the_mouse_too(open_page, context, expect):
+    page = open_page()
+    for _ in range(3):
+        act(page, expect, lambda: page.keyboard.press("a"))
+    expect(page.get_by_text("All caught up")).to_be_visible()
+    page.locator("#undo").click()
+    shown_lease(page)
+    expect(page.locator("#toast")).to_contain_text("Taken back")
+    assert context.store.count_judgments() == 2
+
+
+def test_a_key_held_down_judges_one_pair(open_page, context, expect):
+    page = open_page()
+    shown_lease(page)
+    page.get_by_role("button", name="Tie", exact=True).focus()
+    for key in ("a", "Enter"):
+        before = shown_lease(page)
+        for _ in range(4):  # pressed again without release: what a held key sends
+            page.keyboard.down(key)
+        page.keyboard.up(key)
+        expect(page.locator("#pair")).not_to_have_attribute("data-lease", before)
+    saved(page, expect)
+    assert [j.verdict for j in context.store.list_judgments()] == ["tie", "a"]
+
+
 def test_hostile_text_stays_inert(open_page, context, expect):
     context.store.add_prompts([make_prompt("evil", text=HOSTILE)])
     context.store.add_responses([make_response(f"evil-{k}", "evil", text=HOSTILE) for k in (1, 2)])
