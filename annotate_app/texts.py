@@ -13,10 +13,10 @@ Read the prompt, then both responses. Choose the one **you would rather receive*
 
 ### Which verdict
 
-- **A** or **B** – one is better, even if only slightly. Say how much if you can.
-- **Tie** – equally good.
-- **Both bad** – you would want neither.
-- **Skip** – you cannot judge this pair. It goes to somebody else.
+- **A** or **B**: one is better, even if only slightly. Say how much if you can.
+- **Tie**: equally good.
+- **Both bad**: you would want neither.
+- **Skip**: you cannot judge this pair. It goes to somebody else.
 
 ### Good to know
 
