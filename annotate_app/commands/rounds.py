@@ -82,7 +82,13 @@ def show(number: NumberArgument, data: DataOption = DATA_DIR, as_json: JsonOptio
 @group.command()
 def cancel(number: NumberArgument, data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
     """Stop a running round; its finished stages are kept and `resume` continues them."""
-    _act(data, f"/rounds/{number}/cancel", {}, f"Cancelled round {number}.", as_json)
+    _act(
+        data,
+        f"/rounds/{number}/cancel",
+        {},
+        "Cancelling {kind} {number}; `nashloop round resume {number}` continues it later.",
+        as_json,
+    )
 
 
 @group.command()
@@ -103,13 +109,13 @@ def promote(
     as_json: JsonOption = False,
 ) -> None:
     """Let a policy serve: annotators get its responses next."""
-    _act(data, f"/policies/{policy}/promote", {"reason": reason}, f"Policy {policy} serves now.", as_json)
+    _act(data, f"/policies/{policy}/promote", {"reason": reason}, "Policy {number} serves now.", as_json)
 
 
 @group.command()
 def rollback(reason: ReasonOption = None, data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
     """Let the parent of the serving policy serve again."""
-    _act(data, "/policies/rollback", {"reason": reason}, "Rolled back.", as_json)
+    _act(data, "/policies/rollback", {"reason": reason}, "Rolled back: policy {number} serves now.", as_json)
 
 
 def rows_of(answer: Any, name: str) -> list[dict[str, Any]]:
@@ -177,7 +183,7 @@ def _act(data: Path, path: str, body: dict[str, Any], done: str, as_json: bool) 
 
     with connect(data, jobs=True) as client:
         answer = client.post(path, {key: value for key, value in body.items() if value is not None})
-    report(answer, done, as_json=as_json)
+    report(answer, done.format(**answer), as_json=as_json)
 
 
 def _follow_to_end(client: Any, number: int, *, as_json: bool) -> None:

@@ -49,5 +49,6 @@ def follow(
 
 def _line(progress: dict[str, Any]) -> str:
     stage = f"{progress['stage_index']}/{progress['num_stages']} {progress['stage'] or 'starting'}"
-    message = f": {progress['message']}" if progress.get("message") else ""
+    told = (progress.get("message") or "").strip(" …")
+    message = f": {told}" if told and told != (progress["stage"] or "").replace("_", " ") else ""
     return f"{progress['kind']} {progress['number']}, stage {stage}{message}"

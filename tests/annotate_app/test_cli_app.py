@@ -136,6 +136,22 @@ def test_an_unknown_rule_is_refused_with_the_names_there_are(up, data):
     assert "onpo_ref" in ran.stderr
 
 
+def test_policies_are_promoted_and_rolled_back_by_number(up, data):
+    assert nashloop("round", "promote", "0", "--data", str(data)).stdout == "Policy 0 serves now.\n"
+    unknown = nashloop("round", "promote", "7", "--data", str(data))
+    assert (unknown.returncode, unknown.stderr) == (2, "error: There is no policy 7.\n")
+    ran = nashloop("round", "rollback", "--data", str(data))
+    assert ran.returncode == 2
+    assert "there is no earlier policy to roll back to" in ran.stderr
+
+
+def test_a_finished_job_can_be_watched_but_not_cancelled(up, data):
+    assert read("round", "watch", "1", "--data", str(data))["status"] == "done"
+    ran = nashloop("round", "cancel", "1", "--data", str(data))
+    assert ran.returncode == 2
+    assert "Job 1 is not running (it is done)" in ran.stderr
+
+
 def test_people_are_added_invited_and_disabled(up, data):
     added = read("users", "add", "Ada", "--data", str(data))
     assert added["role"] == "annotator"
