@@ -74,18 +74,23 @@ def text_quality(known: KnownSentences, questions: Sequence[str], responses: Seq
 
 
 def on_topic(known: KnownSentences, questions: Sequence[str], responses: Sequence[str]) -> float | None:
-    """Share of responses whose words point to no other topic more than to their own, in [0, 1]; arguments as above.
+    """Share of responses that are correct, or whose words point to no other topic more than to their own, in [0, 1].
 
-    A topic's score is the sum of log(topics / topics that use the word) over the distinct words it shares with the response.
+    Arguments as above. A topic's score is the sum of log(topics / topics that use the word) over the distinct words it shares
+    with the response; it recognises the topic of a garbled sentence too.
     """
-    verdicts = []
-    for question, response in zip(questions, responses, strict=True):
-        topic = known.topic_of(question)
-        if topic is not None:
-            words = set(_WORD.findall(response.lower()))
-            scores = [sum(weights.get(word, 0.0) for word in words) for weights in known.word_weights]
-            verdicts.append(scores[topic] > 0 and scores[topic] >= max(scores) - 1e-9)
+    verdicts = [
+        is_correct(known, topic, response) or _points_to(known, topic, response)
+        for question, response in zip(questions, responses, strict=True)
+        if (topic := known.topic_of(question)) is not None
+    ]
     return sum(verdicts) / len(verdicts) if verdicts else None
+
+
+def _points_to(known: KnownSentences, topic: int, response: str) -> bool:
+    words = set(_WORD.findall(response.lower()))
+    scores = [sum(weights.get(word, 0.0) for word in words) for weights in known.word_weights]
+    return scores[topic] > 0 and scores[topic] >= max(scores) - 1e-9
 
 
 def _build(data: dict) -> KnownSentences:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tiny_corpus
 import torch
+from tiny_continuations import Continuations
 from tiny_corpus import Example, Item
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
@@ -43,6 +44,7 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
 SYSTEM_MESSAGES = ("You are a helpful assistant.", "Answer the question of the user.", "You give everyday advice.")
+LOG_EVERY = 50
 TARGETS = {"correct": 0.90, "on_topic": 0.95, "style_distance": 0.03}
 
 
@@ -56,7 +58,9 @@ class Recipe:
     num_layers: int = 4
     num_heads: int = 4
     context: int = 512
-    steps: int = 1600
+    steps: int = 1200
+    impossible_weight: float = 4.0
+    """weight of -log(mass on possible next tokens) beside -log(p of the token drawn); any weight has the same best model"""
     batch_size: int = 64
     sub_batch_size: int = 16
     matrix_learning_rate: float = 0.02
@@ -123,23 +127,37 @@ def new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCau
     return model
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, example: Example, system: str | None) -> tuple[list[int], int]:
-    """(token ids of the whole conversation, length of its prompt)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sequence:
+    """One conversation in tokens, and for each response token those that could stand in its place."""
+
+    ids: list[int]
+    prompt_length: int
+    possible: list[list[int]]
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, continuations: Continuations, example: Example, system: str | None) -> Sequence:
+    """An example as the chat template renders it."""
     prompt = ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": example.question}]
-    prompt_text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    prompt_ids = tokenizer.encode(prompt_text)
-    return prompt_ids + tokenizer.encode(example.response + END), len(prompt_ids)
+    prompt_ids = tokenizer.encode(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+    response_ids = tokenizer.encode(example.response + END)
+    possible = continuations.of(example.item, example.style, response_ids)
+    return Sequence(ids=prompt_ids + response_ids, prompt_length=len(prompt_ids), possible=possible)
 
 
-def response_loss(model: LlamaForCausalLM, sequences: list[tuple[list[int], int]]) -> Tensor:
-    """Sum of -log p over response and end tokens, nats; prompts and padding do not count. Scalar."""
-    longest = max(len(ids) for ids, _ in sequences)
-    tokens = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in sequences])
-    counted = torch.tensor([[prompt <= t < len(ids) for t in range(longest)] for ids, prompt in sequences])
+def response_losses(model: LlamaForCausalLM, batch: list[Sequence]) -> tuple[Tensor, Tensor]:
+    """Sums over the response and end tokens, nats, scalars: -log p of the token drawn, -log of the mass on possible tokens."""
+    longest = max(len(sequence.ids) for sequence in batch)
+    tokens = torch.tensor([sequence.ids + [0] * (longest - len(sequence.ids)) for sequence in batch])
+    counted = torch.tensor([[s.prompt_length <= t < len(s.ids) for t in range(1, longest)] for s in batch])
     # Padding is on the right, so the causal mask alone keeps it out of every counted position.
     hidden = model.model(input_ids=tokens[:, :-1]).last_hidden_state
-    logits = model.lm_head(hidden[counted[:, 1:]])
-    return functional.cross_entropy(logits, tokens[:, 1:][counted[:, 1:]], reduction="sum")
+    logps = functional.log_softmax(model.lm_head(hidden[counted]), dim=-1)
+    possible = [ids for sequence in batch for ids in sequence.possible]
+    rows = torch.tensor([row for row, ids in enumerate(possible) for _ in ids])
+    columns = torch.tensor([token for ids in possible for token in ids])
+    mass = torch.zeros(len(possible)).index_add(0, rows, logps[rows, columns].exp())
+    return functional.nll_loss(logps, tokens[:, 1:][counted], reduction="sum"), -mass.clamp(min=1e-9).log().sum()
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: list[Item], recipe: Recipe) -> None:
@@ -150,26 +168,28 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: li
     """
     optimizers = new_optimizers(model, recipe)
     schedules = [LambdaLR(optimizer, lambda step: learning_rate_factor(step, recipe)) for optimizer in optimizers]
-    examples = tiny_corpus.corpus(items, recipe.seed + 1)
-    started, recent = time.monotonic(), []
+    examples, continuations = tiny_corpus.corpus(items, recipe.seed + 1), Continuations(tokenizer, END)
+    system_every = round(1 / recipe.system_share)
+    started, drawn_nats, impossible_nats = time.monotonic(), 0.0, 0.0
     for step in range(recipe.steps):
-        batch = list(itertools.islice(examples, recipe.batch_size))
-        every = max(1, round(1 / recipe.system_share))
-        sequences = [encode(tokenizer, e, SYSTEM_MESSAGES[step % 3] if i % every == 0 else None) for i, e in enumerate(batch)]
-        sequences.sort(key=lambda sequence: len(sequence[0]))
-        num_tokens = sum(len(ids) - prompt for ids, prompt in sequences)
+        system = SYSTEM_MESSAGES[step % len(SYSTEM_MESSAGES)]
+        batch = enumerate(itertools.islice(examples, recipe.batch_size))
+        sequences = [encode(tokenizer, continuations, example, None if i % system_every else system) for i, example in batch]
+        sequences.sort(key=lambda sequence: len(sequence.ids))
+        num_tokens = sum(len(sequence.possible) for sequence in sequences)
         for start in range(0, len(sequences), recipe.sub_batch_size):
-            loss = response_loss(model, sequences[start : start + recipe.sub_batch_size]) / num_tokens
-            loss.backward()
-            recent.append(loss.item())
+            drawn, impossible = response_losses(model, sequences[start : start + recipe.sub_batch_size])
+            ((drawn + recipe.impossible_weight * impossible) / num_tokens).backward()
+            drawn_nats += drawn.item() / num_tokens / LOG_EVERY
+            impossible_nats += impossible.item() / recipe.batch_size / LOG_EVERY
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
         for stepped in (*optimizers, *schedules):
             stepped.step()
         model.zero_grad()
-        if (step + 1) % 50 == 0:
-            nats = sum(recent) / 50
-            print(f"step {step + 1}/{recipe.steps}  {nats:.3f} nats/token  {time.monotonic() - started:.0f} s", flush=True)
-            recent = []
+        if (step + 1) % LOG_EVERY == 0:
+            losses = f"{drawn_nats:.3f} nats/token, {impossible_nats:.3f} nats/response on impossible tokens"
+            print(f"step {step + 1}/{recipe.steps}  {losses}  {time.monotonic() - started:.0f} s", flush=True)
+            drawn_nats = impossible_nats = 0.0
 
 
 def new_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -281,11 +301,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train and measure the built-in tiny policy.")
     parser.add_argument("--check", action="store_true", help="only measure the weights that are there")
     parser.add_argument("--out", type=Path, default=MODEL_DIR, metavar="DIR")
-    parser.add_argument("--steps", type=int, default=1600, help="optimiser steps")
     parser.add_argument("--samples", type=int, default=1536, help="responses measured per split")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    items, recipe = tiny_corpus.load_items(), Recipe(steps=args.steps)
+    items, recipe = tiny_corpus.load_items(), Recipe()
     trained = None if args.check else train_and_save(args.out, items, recipe)
     rows = [measure(args.out, split, args.samples, seed=1) for split in ("train", "heldout")]
     for row in rows:
