@@ -1,0 +1,112 @@
+"""Takes the README's pictures: a simulated run is made, the real app is started on its data, a browser opens both pages.
+
+    python scripts/take_screenshots.py [--data DIR] [--out docs/images]
+
+--data names a directory that `nashloop simulate --data DIR` left (otherwise one is made, which takes a few minutes).
+Needs the test dependencies and a Chromium (NASHLOOP_CHROMIUM, or one on the PATH).
+"""
+
+import argparse
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+TABS = ("Overview", "Round", "Reports", "Policies", "Data", "People")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--all", action="store_true", help="every tab, light and dark, wide and 390 px, to look at")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = args.data or Path(scratch) / "data"
+        if args.data is None:
+            nashloop("simulate", "--rounds", "2", "--labels", "400", "--data", str(data))
+        app, link = start_app(data, Path(scratch) / "up.log")
+        try:
+            with sync_playwright() as playwright:
+                chromium = os.environ.get("NASHLOOP_CHROMIUM") or shutil.which("chromium")
+                browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
+                state = sign_in(browser, link)
+                site = link.split("/sign-in")[0]
+                shoot(browser, state, site, args.out, "light", 1440, TABS if args.all else ("Reports",))
+                if args.all:
+                    shoot(browser, state, site, args.out, "dark", 1440, TABS)
+                    shoot(browser, state, site, args.out, "light", 390, TABS)
+                    shoot(browser, state, site, args.out, "dark", 390, TABS)
+        finally:
+            app.terminate()
+            app.wait(30)
+
+
+def nashloop(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "annotate_app.cli", *arguments], cwd=ROOT, check=True)
+
+
+def start_app(data: Path, log: Path) -> tuple[subprocess.Popen, str]:
+    """The app on a free port, and the sign-in link that it prints."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "annotate_app.cli", "up", "--data", str(data), "--port", str(port)]
+    app = subprocess.Popen(command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    while app.poll() is None:
+        found = re.search(r"http://\S+/sign-in\?token=\S+", log.read_text())
+        if found:
+            return app, found.group()
+        time.sleep(0.2)
+    raise SystemExit(f"the app did not start:\n{log.read_text()}")
+
+
+def sign_in(browser: Browser, link: str):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(link)
+    page.get_by_role("button").first.click()
+    page.wait_for_load_state()
+    return context.storage_state()
+
+
+def shoot(browser: Browser, state, site: str, out: Path, scheme: str, width: int, tabs: tuple[str, ...]) -> None:
+    context = browser.new_context(storage_state=state, color_scheme=scheme, viewport={"width": width, "height": 900})  # pyright: ignore
+    page = context.new_page()
+    suffix = "" if (scheme, width) == ("light", 1440) else f"-{scheme}-{width}"
+    page.goto(site)
+    page.locator("#text-a p, #text-a li").first.wait_for(timeout=60_000)
+    settle(page)
+    page.screenshot(path=out / f"labelling{suffix}.png")
+    page.goto(f"{site}/console/")
+    page.get_by_role("tab", name="Overview").wait_for(timeout=60_000)
+    for name in tabs:
+        tab = page.get_by_role("tab", name=name)
+        if not tab.is_visible():
+            page.get_by_role("button", name="More").first.click()
+        tab.click()
+        settle(page)
+        page.screenshot(
+            path=out / f"console{'' if tabs == ('Reports',) else '-' + name.lower()}{suffix}.png", full_page=len(tabs) > 1
+        )
+    context.close()
+
+
+def settle(page: Page) -> None:
+    """Plots draw after the page is idle."""
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(1500)
+
+
+if __name__ == "__main__":
+    main()
