@@ -5,6 +5,7 @@ table or a sentence beside it on the page: a picture is never the only way to re
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,12 +14,20 @@ from plotly.subplots import make_subplots
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#3b8fd4", "#e69f00", "#14a37f", "#d5703b", "#b678a8"
 GREY = "#7d8793"
 STAGE_METRICS_SHOWN = 6
+HOUR_MS = 3_600_000
 
 
 def labels_over_time(hours: Sequence[tuple[str, int]]) -> go.Figure:
     """Bars of judgments per hour; ``hours`` holds (ISO hour, count)."""
-    figure = go.Figure(go.Bar(x=[hour for hour, _ in hours], y=[count for _, count in hours], marker_color=BLUE))
-    return _styled(figure, y_title="judgments per hour", height=240)
+    bars = go.Bar(
+        x=[hour for hour, _ in hours], y=[count for _, count in hours], marker_color=BLUE, width=HOUR_MS, xperiodalignment="start"
+    )
+    figure = go.Figure(bars)
+    if hours:  # never less than a day, or a single bar fills the picture
+        last = datetime.fromisoformat(hours[-1][0]) + timedelta(hours=1)
+        first = min(datetime.fromisoformat(hours[0][0]), last - timedelta(days=1)) - timedelta(hours=1)
+        figure.update_xaxes(range=[first.isoformat(), last.isoformat()], type="date")
+    return _styled(figure, y_title="", height=260)
 
 
 def metric_curves(lines: Sequence[Mapping[str, Any]]) -> go.Figure | None:
@@ -37,7 +46,7 @@ def metric_curves(lines: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     for index, (name, values) in enumerate(shown):
         line = go.Scatter(y=values, x=list(range(1, len(values) + 1)), name=name, line={"color": BLUE, "width": 2})
         figure.add_trace(line, row=index // columns + 1, col=index % columns + 1)
-    return _styled(figure, y_title="", height=60 + 190 * rows)
+    return _styled(figure, y_title="", height=110 + 170 * rows)
 
 
 def intervals(rows: Sequence[tuple[str, Mapping[str, Any]]], *, reference: float = 0.5, title: str = "") -> go.Figure:
@@ -56,7 +65,7 @@ def intervals(rows: Sequence[tuple[str, Mapping[str, Any]]], *, reference: float
     figure.add_vline(x=reference, line_dash="dot", line_color=GREY)
     figure.update_xaxes(range=[0, 1], tickformat=".0%", title=title)
     figure.update_yaxes(autorange="reversed")
-    return _styled(figure, y_title="", height=110 + 46 * len(rows))
+    return _styled(figure, y_title="", height=140 + 46 * len(rows))
 
 
 def reliability(bins: Sequence[Sequence[float]]) -> go.Figure:
@@ -69,8 +78,8 @@ def reliability(bins: Sequence[Sequence[float]]) -> go.Figure:
     figure.add_trace(
         go.Scatter(x=predicted, y=observed, mode="markers", marker=marker, text=[f"{c:.0f} judgments" for c in counts])
     )
-    figure.update_xaxes(range=[0, 1], title="predicted", tickformat=".0%")
-    figure.update_yaxes(range=[0, 1], tickformat=".0%")
+    figure.update_xaxes(range=[-0.04, 1.06], title="predicted", tickformat=".0%")
+    figure.update_yaxes(range=[-0.04, 1.06], tickformat=".0%")
     return _styled(figure, y_title="observed", height=320)
 
 
@@ -79,14 +88,16 @@ def rounds_over_time(points: Sequence[tuple[str, Mapping[str, Any]]]) -> go.Figu
     names = [name for name, _ in points]
     low, high, mean = ([_or(value[key], value["mean"]) for _, value in points] for key in ("low", "high", "mean"))
     figure = go.Figure()
-    figure.add_trace(go.Scatter(x=names, y=high, line={"width": 0}, hoverinfo="skip"))
+    figure.add_trace(go.Scatter(x=names, y=high, mode="lines", line={"width": 0}, hoverinfo="skip"))
     figure.add_trace(
-        go.Scatter(x=names, y=low, line={"width": 0}, fill="tonexty", fillcolor="rgba(59,143,212,.22)", hoverinfo="skip")
+        go.Scatter(
+            x=names, y=low, mode="lines", line={"width": 0}, fill="tonexty", fillcolor="rgba(59,143,212,.22)", hoverinfo="skip"
+        )
     )
     figure.add_trace(go.Scatter(x=names, y=mean, mode="lines+markers", line={"color": BLUE, "width": 3}, marker={"size": 9}))
     figure.add_hline(y=0.5, line_dash="dot", line_color=GREY)
     figure.update_yaxes(range=[0, 1], tickformat=".0%")
-    return _styled(figure, y_title="win rate against the base", height=300)
+    return _styled(figure, y_title="", height=310)
 
 
 def seconds_by_stage(seconds: Mapping[str, float]) -> go.Figure:
@@ -96,7 +107,7 @@ def seconds_by_stage(seconds: Mapping[str, float]) -> go.Figure:
     figure = go.Figure(bar)
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(title="seconds")
-    return _styled(figure, y_title="", height=100 + 28 * len(names))
+    return _styled(figure, y_title="", height=140 + 28 * len(names))
 
 
 def _or(limit: float | None, mean: float) -> float:
@@ -112,10 +123,10 @@ def _styled(figure: go.Figure, *, y_title: str, height: int) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": GREY, "family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 56, "r": 16, "t": 28, "b": 44},
+        margin={"l": 56, "r": 16, "t": 44, "b": 44},  # room for the label that Gradio lays over the top
     )
-    figure.update_xaxes(automargin=True, **grid)
-    figure.update_yaxes(automargin=True, **grid)
+    figure.update_xaxes(automargin=True, title_font_size=13, **grid)
+    figure.update_yaxes(automargin=True, title_font_size=13, **grid)
     if y_title:
         figure.update_yaxes(title=y_title)
     return figure

@@ -71,7 +71,7 @@ def console_look() -> dict[str, Any]:
 
 def _overview(context: AppContext) -> Part:
     cards = []
-    with gr.Row(elem_classes="cards"):
+    with gr.Row(elem_classes="cards", equal_height=True):
         for _ in range(NUM_CARDS):
             with gr.Column(min_width=150, elem_classes="card"):
                 cards.append(gr.Markdown())

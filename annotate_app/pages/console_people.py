@@ -55,15 +55,15 @@ def build_people(context: AppContext, problem: gr.Markdown) -> Part:
     """Everybody who may sign in; make links, shut people out."""
     listed = gr.Markdown(elem_id="people", elem_classes="sheet")
     gr.Markdown("### Invite\n\nA link signs in once and lasts a week. Make another at any time.")
-    with gr.Row(equal_height=True, elem_classes="form"):
+    with gr.Row(equal_height=True, elem_classes="fields"):
         name = gr.Textbox(label="Name", max_length=80, elem_id="invite-name")
         role = gr.Radio(["annotator", "researcher"], value="annotator", label="Role")
-        invite = gr.Button("Make a sign-in link", variant="primary", elem_id="invite")
+        invite = gr.Button("Make a sign-in link", variant="primary", scale=0, min_width=200, elem_id="invite")
     link = gr.Textbox(label="Sign-in link", buttons=["copy"], interactive=False, elem_id="invite-link")
     gr.Markdown("### Shut out\n\nAt once, in every browser. Judgments stay.")
-    with gr.Row(equal_height=True, elem_classes="form"):
+    with gr.Row(equal_height=True, elem_classes="fields"):
         who = gr.Dropdown([], label="Person", elem_id="disable-choice")
-        disable = gr.Button("Disable", variant="stop", elem_id="disable")
+        disable = gr.Button("Disable", variant="stop", scale=0, min_width=200, elem_id="disable")
 
     def draw(users: list[User]) -> list[Any]:
         rows = [(u.name, u.role, "disabled" if u.disabled else "active", f"{u.created_at:%Y-%m-%d}") for u in users]

@@ -30,7 +30,7 @@ def build_reports(context: AppContext, problem: gr.Markdown) -> Part:
         with gr.Column(min_width=320):
             preference = gr.Markdown(elem_classes="sheet")
             calibration = gr.Plot(label="Reliability of the preference model", visible=False)
-    examples = gr.Markdown(elem_classes="sheet")
+    examples = gr.Markdown(elem_classes="sheet", elem_id="examples")
     times = gr.Plot(label="Seconds per stage", visible=False)
     body = [summary, evaluation, rates, preference, calibration, examples, times]
 
@@ -56,7 +56,7 @@ def _draw_report(report: Any) -> list[Any]:
     measured = report.get("evaluation", {})
     rows = [(label, measured[key]) for key, label in RATES.items() if measured.get(key)]
     bins = report.get("preference", {}).get("reliability", [])
-    seconds = report.get("seconds", {})
+    seconds = {text.STAGE_NAMES.get(stage, stage): value for stage, value in report.get("seconds", {}).items()}
     return [
         text.report_summary(report),
         text.evaluation_table(report),
@@ -72,11 +72,11 @@ def build_policies(context: AppContext, problem: gr.Markdown) -> Part:
     """All policies, which one serves, and the two buttons that change it."""
     rows = gr.Markdown(elem_id="policies", elem_classes="sheet")
     over_time = gr.Plot(label="Win rate against the base policy, as the preference model expects it", visible=False)
-    with gr.Row(equal_height=True, elem_classes="form"):
+    with gr.Row(equal_height=True, elem_classes="fields"):
         chosen = gr.Dropdown([], label="Policy", elem_id="policy-choice")
-        reason = gr.Textbox(label="Reason (kept in the audit log)", max_length=500)
-        promote = gr.Button("Promote", variant="primary", elem_id="promote")
-        back = gr.Button("Roll back to the parent", variant="stop", elem_id="rollback")
+        reason = gr.Textbox(label="Reason, for the audit log", max_length=500)
+        promote = gr.Button("Promote", variant="primary", scale=0, min_width=150, elem_id="promote")
+        back = gr.Button("Roll back", variant="stop", scale=0, min_width=150, elem_id="rollback")
     history = gr.Markdown(elem_id="history", elem_classes="sheet")
 
     def read() -> tuple[Any, ...]:
