@@ -44,10 +44,10 @@ class ImportedPair:
     kept: Values | None = None  # raw export: ids and other columns that are taken over as they are
 
 
-def read_raw(values: Values) -> ImportedPair:
-    """A row of our own raw export: ids, selection and times are kept."""
-    if values.get("standing") is False:
-        raise BadRow("this judgment was taken back or replaced (standing is false)")
+def read_raw(values: Values) -> ImportedPair | None:
+    """A row of our own raw export: ids, selection and times are kept. None for a judgment that was taken back."""
+    if values.get("standing") in (False, "false", "False"):
+        return None
     pair = _pair(values, prompt=messages_from(values["messages"], "messages"), label="verdict", key="judgment_id")
     for name in ("prompt_id", "task_id", "response_a_id", "response_b_id", "annotator_id"):
         text_of(values, name)
@@ -97,7 +97,7 @@ def read_helpsteer(values: Values) -> ImportedPair:
     return _pair(values | more, prompt=messages_from(values.get("context"), "context"), label="label", key="id")
 
 
-Reader = Callable[[Values], ImportedPair]
+Reader = Callable[[Values], ImportedPair | None]
 # name -> (columns by which the format is recognised, reader); the first that fits counts
 JUDGMENT_FORMATS: dict[str, tuple[frozenset[str], Reader]] = {
     "raw": (frozenset({"judgment_id", "messages", "response_a", "response_b", "verdict", "task_id"}), read_raw),

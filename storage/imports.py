@@ -98,7 +98,7 @@ def import_prompts(store: Store, path: Path, *, skip_bad: bool = False) -> dict[
 def import_judgments(store: Store, path: Path, *, skip_bad: bool = False) -> dict[str, Any]:
     """Add the judgments of a file with their prompts, responses and annotators, in one transaction.
 
-    Returns {"format", "rows", "judgments" (new ones), "known", "bad_rows"}.
+    Returns {"format", "rows", "judgments" (new ones), "known", "taken_back" (raw exports: left out), "bad_rows"}.
     """
     path = Path(path)
     rows = read_rows(path)
@@ -107,9 +107,10 @@ def import_judgments(store: Store, path: Path, *, skip_bad: bool = False) -> dic
     if name is None:
         wanted = "; ".join(f"{name}: {', '.join(sorted(needed))}" for name, (needed, _) in JUDGMENT_FORMATS.items())
         raise UserError(f"{path.name} has the columns {_listed(columns)}; judgments need those of a known format ({wanted}).")
-    pairs, bad = convert(rows, JUDGMENT_FORMATS[name][1])
+    read, bad = convert(rows, JUDGMENT_FORMATS[name][1])
     if bad and not skip_bad:
         refuse(path, bad, len(rows))
+    pairs = [pair for pair in read if pair is not None]
     batch = build_batch(pairs, default_source=path.stem, now=datetime.now(UTC))
     ids = [judgment.id for judgment in batch["judgments"]]
     sql = "SELECT count(*) AS n FROM judgments WHERE id IN (SELECT unnest($ids))"
@@ -117,7 +118,8 @@ def import_judgments(store: Store, path: Path, *, skip_bad: bool = False) -> dic
     batch["annotators"] = _renamed(store, batch["annotators"])
     store.add_batch(**batch)
     added = len(ids) - known
-    result = {"format": name, "rows": len(rows), "judgments": added, "known": known, "bad_rows": bad}
+    counts = {"judgments": added, "known": known, "taken_back": len(read) - len(pairs)}
+    result = {"format": name, "rows": len(rows), **counts, "bad_rows": bad}
     return _recorded(store, "judgments.imported", path, result, added)
 
 

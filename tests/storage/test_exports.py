@@ -65,7 +65,13 @@ def add_imported(store):
         annotators=[Annotator(id="expert", handle="mt_bench/expert", kind="imported", created_at=START)],
     )
     first = store.list_judgments(limit=1)[0]
-    imported = {"task_id": "ti", "annotator_id": "expert", "prompt_id": "imported", "response_a_id": "i-1", "response_b_id": "i-2"}
+    imported = {
+        "task_id": "ti",
+        "annotator_id": "expert",
+        "prompt_id": "imported",
+        "response_a_id": "i-1",
+        "response_b_id": "i-2",
+    }
     store.add_imported_judgments([replace(first, id="judgment-i", edited_text=None, verdict="a", **imported)])
 
 
@@ -150,10 +156,8 @@ def test_judgments_made_during_an_export_do_not_wait(judged, tmp_path, monkeypat
 def test_a_raw_export_makes_the_same_raw_export_elsewhere(judged, tmp_path):
     write_export(judged, "raw", tmp_path / "one.parquet")
     other = open_store()
-    taken_back = {"skip_bad": True}  # the judgment that does not stand is left out
-    result = import_judgments(other, tmp_path / "one.parquet", **taken_back)
-    assert (result["judgments"], len(result["bad_rows"])) == (8, 1)
-    assert "taken back" in result["bad_rows"][0]
+    result = import_judgments(other, tmp_path / "one.parquet")
+    assert (result["judgments"], result["taken_back"]) == (8, 1)
     write_export(other, "raw", tmp_path / "two.parquet")
     changed = {"seq", "annotator_kind"}  # numbered anew; our people are imported people there
 
@@ -161,7 +165,7 @@ def test_a_raw_export_makes_the_same_raw_export_elsewhere(judged, tmp_path):
         return [{k: v for k, v in row.items() if k not in changed} for row in pq.read_table(tmp_path / name).to_pylist()]
 
     assert rows("two.parquet") == [row for row in rows("one.parquet") if row["standing"]]
-    assert import_judgments(judged, tmp_path / "one.parquet", **taken_back)["judgments"] == 0
+    assert import_judgments(judged, tmp_path / "one.parquet")["judgments"] == 0
     other.close()
 
 
