@@ -123,7 +123,7 @@ def _styled(figure: go.Figure, *, y_title: str, height: int) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": GREY, "family": "system-ui, sans-serif", "size": 13},
-        margin={"l": 56, "r": 16, "t": 44, "b": 44},  # room for the label that Gradio lays over the top
+        margin={"l": 56, "r": 16, "t": 54, "b": 44},  # room for the label that Gradio lays over the top
     )
     figure.update_xaxes(automargin=True, title_font_size=13, **grid)
     figure.update_yaxes(automargin=True, title_font_size=13, **grid)

@@ -56,7 +56,7 @@ def _draw_report(report: Any) -> list[Any]:
     measured = report.get("evaluation", {})
     rows = [(label, measured[key]) for key, label in RATES.items() if measured.get(key)]
     bins = report.get("preference", {}).get("reliability", [])
-    seconds = {text.STAGE_NAMES.get(stage, stage): value for stage, value in report.get("seconds", {}).items()}
+    seconds = {text.STAGE_NAMES.get(stage, str(stage)): value for stage, value in report.get("seconds", {}).items()}
     return [
         text.report_summary(report),
         text.evaluation_table(report),

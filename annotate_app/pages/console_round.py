@@ -65,7 +65,8 @@ def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[
         selection = gr.Dropdown(selections, value="random", label="Which pairs to label next")
         overlap = gr.Number(1, label="Judgments per pair", info="by different annotators", precision=0, minimum=1)
         fields = _fields(default)
-    start = gr.Button("Run", variant="primary", elem_id="run-round")
+    start = gr.Button("Run round", variant="primary", elem_id="run-round")
+    kind.change(lambda what: gr.update(value=f"Run {what}"), kind, start, show_progress="hidden", api_visibility="private")
 
     def run(request: gr.Request, what: str, promotion: str, rule_name: str, pair_rule: str, wanted: float, *values: Any) -> None:
         named = {"kind": what, "update.rule": rule_name, **dict(zip(fields, values, strict=True))}

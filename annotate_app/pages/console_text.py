@@ -129,8 +129,8 @@ def progress_text(progress: Any) -> str:
     """Stage, bar and time left of a running job; why it stopped, of another."""
     head = f"**{plain(progress.kind.capitalize())} {progress.number}** · "
     if progress.status != "running":
-        words = {"done": "finished", "failed": "failed", "cancelled": "cancelled", "interrupted": "interrupted"}
-        return head + words.get(progress.status, progress.status) + (f" · {plain(progress.message)}" if progress.message else "")
+        ended = "finished" if progress.status == "done" else str(progress.status)
+        return head + ended + (f" · {plain(progress.message)}" if progress.message else "")
     stage = STAGE_NAMES.get(progress.stage or "", plain(progress.stage or "starting"))
     left = f" · about {duration(progress.remaining_s)} left" if progress.remaining_s is not None else ""
     bar = f'<progress max="1" value="{progress.fraction:.3f}"></progress>'
