@@ -57,7 +57,7 @@ def export_job(
     needs = JOB_NEEDS[kind]
     policies = {policy.id: policy for policy in store.list_policies()}
     if policy_id not in policies:
-        raise UserError(f"there is no policy {policy_id}. List them with `nashloop report policies`.")
+        raise UserError(f"there is no policy {policy_id}. The console lists those there are.")
     limits = {"splits": list(needs.splits), "max_prompts": max_prompts or 2**31, "with_imported": with_imported}
     judgments = _table(store, _JUDGMENTS, limits, JUDGMENTS) if needs.judged else JUDGMENTS.empty_table()
     if kind in ("round", "fit"):
