@@ -7,7 +7,7 @@ from storage.content import write_events
 from storage.errors import UserError
 from storage.ids import new_id
 from storage.leases import Lease
-from storage.records import VERDICTS, Judgment, JudgmentInput, LeasedPair, SubmitResult
+from storage.records import VERDICTS, Judgment, JudgmentInput, LeasedPair, Message, SubmitResult
 from storage.state import State
 from storage.tables import SCHEMAS, from_row, messages_of, to_row
 from storage.writer import Transaction
@@ -87,12 +87,7 @@ def find_judgment(state: State, judgment_id: str, reader: "Transaction | None" =
 
 
 def leased_pair(state: State, lease: Lease) -> LeasedPair:
-    prompt_id = state.book.tasks[lease.task_id].prompt_id
-    messages = state.prompts.get(prompt_id)
-    if messages is None:
-        found = state.database.rows("SELECT messages FROM prompts WHERE id = $id", {"id": prompt_id})
-        messages = messages_of(found[0]["messages"])
-        state.prompts.put([(prompt_id, messages)])
+    messages, texts = _contents(state, lease)
     return LeasedPair(
         lease_id=lease.id,
         task_id=lease.task_id,
@@ -100,8 +95,8 @@ def leased_pair(state: State, lease: Lease) -> LeasedPair:
         prompt=messages,
         response_a_id=lease.response_a_id,
         response_b_id=lease.response_b_id,
-        response_a=_text(state, lease.response_a_id),
-        response_b=_text(state, lease.response_b_id),
+        response_a=texts[lease.response_a_id],
+        response_b=texts[lease.response_b_id],
         issued_at=lease.issued_at,
         expires_at=lease.expires_at,
         supersedes=lease.supersedes,
@@ -200,12 +195,21 @@ def _take_back(state: State, transaction: Transaction, judgment: Judgment) -> Le
     return lease
 
 
-def _text(state: State, response_id: str) -> str:
-    text = state.responses.get(response_id)
-    if text is None:
-        text = state.database.rows("SELECT text FROM responses WHERE id = $id", {"id": response_id})[0]["text"]
-        state.responses.put([(response_id, text)])
-    return text
+def _contents(state: State, lease: Lease) -> tuple[tuple[Message, ...], dict[str, str]]:
+    """The prompt's messages and the texts of both responses by id, from memory or else from the tables."""
+    prompt_id = state.book.tasks[lease.task_id].prompt_id
+    messages = state.prompts.get(prompt_id)
+    if messages is None:
+        [(found,)] = state.database.tuples("SELECT messages FROM prompts WHERE id = $id", {"id": prompt_id})
+        messages = messages_of(found)
+        state.prompts.put([(prompt_id, messages)])
+    kept = {i: state.responses.get(i) for i in (lease.response_a_id, lease.response_b_id)}
+    texts = {response_id: text for response_id, text in kept.items() if text is not None}
+    if len(texts) < len(kept):
+        sides = {"a": lease.response_a_id, "b": lease.response_b_id}
+        texts = dict(state.database.tuples("SELECT id, text FROM responses WHERE id IN ($a, $b)", sides))
+        state.responses.put(texts.items())
+    return messages, texts
 
 
 def _check(answer: JudgmentInput) -> None:

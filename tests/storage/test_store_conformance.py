@@ -345,6 +345,13 @@ def test_everything_is_there_after_opening_again(reopen, clock):
     assert [pair.task_id for pair in store.lease("ann0", 9)] == ["t4"]
 
 
+def test_a_lease_is_resumed_whole_after_opening_again(reopen):
+    store = reopen()
+    fill(store)
+    [pair] = store.lease("ann0", 1)
+    assert reopen().lease("ann0", 1, resume=True) == [pair]
+
+
 def test_a_duplicate_is_recognised_after_opening_again(reopen):
     store = reopen()
     fill(store)
