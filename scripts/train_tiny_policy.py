@@ -13,6 +13,7 @@ import math
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,17 @@ TARGETS = {"correct": 0.90, "on_topic": 0.95, "style_distance": 0.03}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One warm-up and cosine, from fresh optimisers on fresh examples."""
+
+    steps: int
+    peak: float
+    """share of the recipe's learning rates"""
+    impossible_weight: float
+    """weight of -log(mass on possible next tokens) beside -log(p of the token drawn); any weight has the same best model"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """Size of the model and how it is trained."""
 
@@ -58,9 +70,11 @@ class Recipe:
     num_layers: int = 4
     num_heads: int = 4
     context: int = 512
-    steps: int = 1200
-    impossible_weight: float = 4.0
-    """weight of -log(mass on possible next tokens) beside -log(p of the token drawn); any weight has the same best model"""
+    passes: tuple[Pass, ...] = (
+        Pass(steps=1600, peak=1.0, impossible_weight=0.0),
+        Pass(steps=500, peak=0.5, impossible_weight=3.0),
+        Pass(steps=150, peak=0.2, impossible_weight=1.0),
+    )
     batch_size: int = 64
     sub_batch_size: int = 16
     matrix_learning_rate: float = 0.02
@@ -161,25 +175,45 @@ def response_losses(model: LlamaForCausalLM, batch: list[Sequence]) -> tuple[Ten
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: list[Item], recipe: Recipe) -> None:
-    """Muon on the weight matrices and AdamW on the rest, with warm-up and a cosine; each step sees fresh examples.
+    """Every pass of a recipe, one after the other.
+
+    The first learns to speak (86 % of the answers whole), the second drives out what cannot be said (94 %), the third brings back
+    the mix of styles, which the second shifts by up to .04.
+    """
+    continuations = Continuations(tokenizer, END)
+    for number, training_pass in enumerate(recipe.passes, start=1):
+        print(f"pass {number} of {len(recipe.passes)}", flush=True)
+        examples = tiny_corpus.corpus(items, recipe.seed + number)
+        batches = (list(itertools.islice(examples, recipe.batch_size)) for _ in range(training_pass.steps))
+        train_pass(model, tokenizer, continuations, batches, recipe, training_pass)
+
+
+def train_pass(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    continuations: Continuations,
+    batches: Iterable[list[Example]],
+    recipe: Recipe,
+    training_pass: Pass,
+) -> None:
+    """Muon on the weight matrices and AdamW on the rest, with warm-up and a cosine.
 
     A step is a random batch cut by length into sub-batches: little padding, and every token of the batch weighs the same.
     (Batches sorted by length with a token mean each would over-weight short answers.)
     """
-    optimizers = new_optimizers(model, recipe)
-    schedules = [LambdaLR(optimizer, lambda step: learning_rate_factor(step, recipe)) for optimizer in optimizers]
-    examples, continuations = tiny_corpus.corpus(items, recipe.seed + 1), Continuations(tokenizer, END)
+    optimizers = new_optimizers(model, recipe, training_pass)
+    schedules = [LambdaLR(optimizer, lambda step: learning_rate_factor(step, recipe, training_pass)) for optimizer in optimizers]
     system_every = round(1 / recipe.system_share)
     started, drawn_nats, impossible_nats = time.monotonic(), 0.0, 0.0
-    for step in range(recipe.steps):
+    for step, batch in enumerate(batches):
         system = SYSTEM_MESSAGES[step % len(SYSTEM_MESSAGES)]
-        batch = enumerate(itertools.islice(examples, recipe.batch_size))
-        sequences = [encode(tokenizer, continuations, example, None if i % system_every else system) for i, example in batch]
+        systems = [None if i % system_every else system for i in range(len(batch))]
+        sequences = [encode(tokenizer, continuations, *pair) for pair in zip(batch, systems, strict=True)]
         sequences.sort(key=lambda sequence: len(sequence.ids))
         num_tokens = sum(len(sequence.possible) for sequence in sequences)
         for start in range(0, len(sequences), recipe.sub_batch_size):
             drawn, impossible = response_losses(model, sequences[start : start + recipe.sub_batch_size])
-            ((drawn + recipe.impossible_weight * impossible) / num_tokens).backward()
+            ((drawn + training_pass.impossible_weight * impossible) / num_tokens).backward()
             drawn_nats += drawn.item() / num_tokens / LOG_EVERY
             impossible_nats += impossible.item() / recipe.batch_size / LOG_EVERY
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
@@ -188,11 +222,11 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, items: li
         model.zero_grad()
         if (step + 1) % LOG_EVERY == 0:
             losses = f"{drawn_nats:.3f} nats/token, {impossible_nats:.3f} nats/response on impossible tokens"
-            print(f"step {step + 1}/{recipe.steps}  {losses}  {time.monotonic() - started:.0f} s", flush=True)
+            print(f"step {step + 1}/{training_pass.steps}  {losses}  {time.monotonic() - started:.0f} s", flush=True)
             drawn_nats = impossible_nats = 0.0
 
 
-def new_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def new_optimizers(model: LlamaForCausalLM, recipe: Recipe, training_pass: Pass) -> list[torch.optim.Optimizer]:
     """Muon (arXiv:2502.16982) for the matrices inside the layers, AdamW for embedding and norms.
 
     After 200 of 300 steps the loss stood at .79 nats a token against 1.12 with AdamW alone, at the same cost.
@@ -201,16 +235,16 @@ def new_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.
     inside = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in inside]
     return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=training_pass.peak * recipe.matrix_learning_rate, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=training_pass.peak * recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
     ]
 
 
-def learning_rate_factor(step: int, recipe: Recipe) -> float:
+def learning_rate_factor(step: int, recipe: Recipe, training_pass: Pass) -> float:
     """Linear warm-up, then a cosine to 1 % of the peak."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / (recipe.steps - recipe.warmup_steps)
+    progress = (step - recipe.warmup_steps) / (training_pass.steps - recipe.warmup_steps)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
@@ -267,7 +301,7 @@ def write_card(model_dir: Path, items: list[Item], recipe: Recipe, num_parameter
         tips=len(items[0].tips),
         train=tiny_corpus.NUM_TRAIN_PROMPTS,
         heldout=tiny_corpus.NUM_HELDOUT_PROMPTS,
-        steps=recipe.steps,
+        steps=sum(training_pass.steps for training_pass in recipe.passes),
         batch=recipe.batch_size,
         minutes=seconds / 60,
         samples=rows[0]["samples"],
