@@ -52,23 +52,24 @@ def main() -> None:
             app.wait(30)
 
 
-def nashloop(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "annotate_app.cli", *arguments], cwd=ROOT, check=True)
+def nashloop(*arguments: str) -> str:
+    command = [sys.executable, "-m", "annotate_app.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def start_app(data: Path, log: Path) -> tuple[subprocess.Popen, str]:
-    """The app on a free port, and the sign-in link that it prints."""
+    """The app on a free port, and a sign-in link for the researcher."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "annotate_app.cli", "up", "--data", str(data), "--port", str(port)]
     app = subprocess.Popen(command, cwd=ROOT, stdout=log.open("w"), stderr=subprocess.STDOUT)
-    while app.poll() is None:
-        found = re.search(r"http://\S+/sign-in\?token=\S+", log.read_text())
-        if found:
-            return app, found.group()
+    while app.poll() is None and "is ready" not in log.read_text():
         time.sleep(0.2)
-    raise SystemExit(f"the app did not start:\n{log.read_text()}")
+    if app.poll() is not None:
+        raise SystemExit(f"the app did not start:\n{log.read_text()}")
+    invited = nashloop("users", "invite", "researcher", "--data", str(data))
+    return app, re.findall(r"http://\S+/sign-in\?token=\S+", invited)[0]
 
 
 def sign_in(browser: Browser, link: str):

@@ -1,9 +1,7 @@
 """The product in one test: sign in, label with mouse and keyboard, run a round, promote, and label the improved policy."""
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,16 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = os.environ.get("NASHLOOP_CHROMIUM") or shutil.which("chromium")
-CHROMIUM_ARGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 NUM_LABELS = 30
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no Chromium: set NASHLOOP_CHROMIUM")]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
@@ -42,11 +35,10 @@ def app(tmp_path):
         process.wait(30)
 
 
-def test_label_run_a_round_promote_and_label_the_new_policy(app):
+def test_label_run_a_round_promote_and_label_the_new_policy(app, chromium):
     link, data = app
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+    with chromium.new_context(viewport={"width": 1280, "height": 800}) as window:
+        page = window.new_page()
         page.set_default_timeout(60_000)
         page.goto(link)
         page.get_by_role("button").first.click()
@@ -65,7 +57,6 @@ def test_label_run_a_round_promote_and_label_the_new_policy(app):
         newest = json.loads(api.get("/api/v1/exports/raw").text.splitlines()[-1])
         policies = {policy["number"]: policy["id"] for policy in api.get("/api/v1/policies").json()["policies"]}
         assert policies[1] in json.dumps(newest) and policies[0] not in json.dumps(newest)
-        browser.close()
 
 
 def label_pairs(page: Page, count: int) -> None:
