@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from online_learner.policy.adapters import adapter_deltas, check_adapter
 from online_learner.policy.base_model import BaseModel, load_base_model
 from storage.contract.jobs import artifact_dir, work_dir
 from storage.contract.sealing import read_manifest
@@ -111,6 +112,10 @@ class Job:
     def table(self, name: str) -> Any:
         """One of the input's Parquet files."""
         return pq.read_table(self.directory / f"{name}.parquet")
+
+    def deltas(self, policy_id: str) -> dict[str, Any]:
+        """What to write into a PolicyScorer for a policy of the lineage, its adapter checked."""
+        return adapter_deltas(check_adapter(policy_id, self.lineage["policies"][policy_id]), self.base.device)
 
     def stage_dir(self, name: str) -> Path:
         """Where a finished stage left its files."""

@@ -3,26 +3,23 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from online_learner.fitting import TRAINING_FACTS, fit_at_a_suitable_rate
 from online_learner.jobs import Job, finite, read_json, write_json
-from online_learner.learning_rate import BACK_OFF, MAX_FITS, allowed_kl, exact_step_kl, starting_rate
 from online_learner.logps import response_logps
 from online_learner.mirror_descent import choose_pairs, mix_logps
-from online_learner.policy.adapters import CONFIG, PolicyScorer, TrainedAdapter, adapter_deltas, check_adapter
+from online_learner.policy.adapters import CONFIG, PolicyScorer, TrainedAdapter, check_adapter
 from online_learner.policy.groups import Groups, groups_of_candidates, groups_of_verdicts
-from online_learner.policy.train import Objective, Schedule, diagnostics, fit, group_logps
+from online_learner.policy.train import Objective, diagnostics, group_logps
 from online_learner.preference_models.audit import fit_and_audit
 from online_learner.responses import (
     features_of,
     load_by_id,
     parents_candidates,
-    sample_responses,
     save_by_id,
-    split_rows,
     stack_features,
     tokenised_responses,
 )
@@ -33,9 +30,6 @@ from storage.errors import UserError
 AUTO = {True: (4.0, 0.05), False: (5.0, 0.01)}  # (step_size, kl_coef) with and without cycles
 HELD_OUT_SHARE = 0.1  # of the groups, to watch the fit on prompts it does not see
 MIN_GROUPS_TO_HOLD_OUT = 20
-REPORT_EVERY = 8  # optimiser steps between looks at the held-out groups
-NUM_PROMPTS_FOR_KL = 96
-TRAINING_FACTS = "nashloop.json"  # beside an adapter: what later rounds reuse
 
 
 def labels_stage(job: Job, out: Path) -> None:
@@ -101,7 +95,7 @@ def anchors_stage(job: Job, out: Path) -> None:
                 message = f"policy {i + 1} of {len(mixture)} on {len(groups.sequences)} responses"
                 job.progress.tell((i + share) / len(mixture), message)
 
-            model = scorer.use(policy_deltas(job, policy_id))
+            model = scorer.use(job.deltas(policy_id))
             logps[policy_id] = response_logps(model, groups.sequences, on_progress).cpu()
     save_by_id(out / "logps.safetensors", logps)
     write_json(out / "picked.json", {"step_size": step_size, "kl_coef": kl_coef, "why": why, "anchors": mixture})
@@ -122,7 +116,7 @@ def update_stage(job: Job, out: Path) -> None:
         parent=parent,
         seed=stream_seed(job.settings.seed, "adapter") % 2**31,
     )
-    rate, why, anchor = _fit_at_a_suitable_rate(job, adapter, objective, groups, (train, held_out), anchor, parent)
+    rate, why, anchor = fit_at_a_suitable_rate(job, adapter, objective, groups, (train, held_out), anchor, parent)
     with torch.no_grad():
         reached = group_logps(adapter.model, groups).cpu()
     measured = {"num_groups": len(train), "num_heldout_groups": len(held_out)}
@@ -165,11 +159,6 @@ def parent_adapter(job: Job) -> Path | None:
     return check_adapter(job.lineage["parent"], job.lineage["policies"][job.lineage["parent"]])
 
 
-def policy_deltas(job: Job, policy_id: str) -> dict[str, Tensor]:
-    """What to write into a PolicyScorer for a policy of the lineage."""
-    return adapter_deltas(check_adapter(policy_id, job.lineage["policies"][policy_id]), job.base.device)
-
-
 def _picked(job: Job) -> tuple[float, float, dict[str, str]]:
     update = job.settings.update
     audit = read_json(job.stage_dir("preference_model") / "audit.json")
@@ -194,91 +183,3 @@ def _split(groups: Groups, generator: torch.Generator) -> tuple[list[int], list[
     watched = {prompts[i] for i in order[: round(HELD_OUT_SHARE * len(prompts))]}
     rows = range(len(groups))
     return [i for i in rows if groups.prompt_ids[i] not in watched], [i for i in rows if groups.prompt_ids[i] in watched]
-
-
-def _fit_at_a_suitable_rate(
-    job: Job,
-    adapter: TrainedAdapter,
-    objective: Objective,
-    groups: Groups,
-    split: tuple[list[int], list[int]],
-    anchor: Tensor,
-    parent: Path | None,
-) -> tuple[float, str, Tensor]:
-    """Fit, and again at a third of the rate while the policy moves further than the step asks for (learning_rate.py).
-
-    Returns the rate, why it was taken (empty where a person chose it), and the anchor (N, K) of the last fit.
-    """
-    wanted = job.settings.update.learning_rate
-    earlier = read_json(parent / TRAINING_FACTS).get("learning_rate") if parent else None
-    config: Any = job.base.model.config
-    width = config.get_text_config().hidden_size
-    rate = float(wanted) if wanted != "auto" else earlier or starting_rate(width)
-    exact = exact_step_kl(objective, groups.preferences)
-    start = adapter.state()
-    attempt, kl, last_anchor = 0, 0.0, anchor
-    while True:
-        adapter.restore(start)
-        last_anchor = anchor
-        for index in range(objective.rule.fits):
-            if index == 1:  # the second fit is anchored at what the first one reached
-                with torch.no_grad():
-                    last_anchor = group_logps(adapter.model, groups).cpu()
-            _fit(job, adapter, objective, groups, split, last_anchor, rate, index)
-        kl = _kl_to_parent(job, adapter)
-        job.progress.tell(1.0, f"moved {kl:.2f} nats", {"update/kl_to_parent_nats": kl})
-        if wanted != "auto":
-            return rate, "", last_anchor
-        if kl <= allowed_kl(exact) or attempt == MAX_FITS - 1:
-            break
-        rate, attempt = rate / BACK_OFF, attempt + 1
-    source = "of the parent's round" if earlier else f"for a model of width {width}"
-    backed_off = f", divided by {BACK_OFF:g} {attempt} times because the policy moved too far" if attempt else ""
-    why = f"automatic: the rate {source}{backed_off}; the policy moved {kl:.2f} nats, up to {allowed_kl(exact):.2f} suit the step"
-    return rate, why, last_anchor
-
-
-def _kl_to_parent(job: Job, adapter: TrainedAdapter) -> float:
-    """Mean log-ratio of the trained policy to its parent on its own samples, one for each of some training prompts."""
-    scorer, parent = PolicyScorer(job.base.model), job.lineage["parent"]
-    trained = scorer.use(adapter.deltas())
-    prompts = split_rows(job, "train")[:NUM_PROMPTS_FOR_KL]
-    rows = sample_responses(job, trained, policy_id="trained", prompts=prompts, num_responses=1, role="probe")
-    sequences = list(tokenised_responses(job, rows).values())
-    with torch.no_grad():
-        own = response_logps(trained, sequences)
-        return float((own - response_logps(scorer.use(policy_deltas(job, parent)), sequences)).mean())
-
-
-def _schedule(job: Job, rate: float, index: int) -> Schedule:
-    update = job.settings.update
-    seed = stream_seed(job.settings.seed, f"order/{index}") % 2**62
-    return Schedule(epochs=update.epochs, groups_per_step=update.prompts_per_step, learning_rate=rate, seed=seed)
-
-
-def _fit(
-    job: Job,
-    adapter: TrainedAdapter,
-    objective: Objective,
-    groups: Groups,
-    split: tuple[list[int], list[int]],
-    anchor: Tensor,
-    rate: float,
-    index: int,
-) -> None:
-    train, held_out = split
-    fits = objective.rule.fits
-
-    def on_step(step: int, num_steps: int, loss: float) -> None:
-        metrics: dict[str, Any] = {"update/loss": loss}
-        if held_out and (step % REPORT_EVERY == 0 or step == num_steps):
-            watched = groups.select(held_out)
-            with torch.no_grad():
-                logps = group_logps(adapter.model, watched).cpu()
-            found = diagnostics(objective, watched, logps, anchor[held_out])
-            metrics |= {"update/heldout_loss": found["loss"], "update/heldout_r2": found["r2"]}
-        share = 0.9 * (index + step / num_steps) / fits
-        fit_name = f"fit {index + 1} of {fits}, " if fits > 1 else ""
-        job.progress.tell(share, f"{fit_name}step {step} of {num_steps}", metrics)
-
-    fit(adapter, objective, groups.select(train), anchor[train], _schedule(job, rate, index), on_step)

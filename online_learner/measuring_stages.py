@@ -14,7 +14,6 @@ from torch import Tensor
 
 from online_learner.evaluation import kl_from_samples, length_controlled_win_rate, response_duality_gap, win_rate
 from online_learner.jobs import Job, finite, write_json
-from online_learner.learning_stages import policy_deltas
 from online_learner.logps import response_logps
 from online_learner.policy.adapters import PolicyScorer, adapter_deltas
 from online_learner.preference_models.fitted import FittedPreference, load_preference
@@ -36,7 +35,7 @@ NUM_EXAMPLES = 10
 
 def generate_stage(job: Job, out: Path) -> None:
     """New candidates from the parent, for every training prompt."""
-    _write_candidates(job, out, policy_deltas(job, job.lineage["parent"]), job.lineage["parent"])
+    _write_candidates(job, out, job.deltas(job.lineage["parent"]), job.lineage["parent"])
 
 
 def candidates_stage(job: Job, out: Path) -> None:
@@ -60,11 +59,11 @@ def evaluate_stage(job: Job, out: Path) -> None:
     """Of an evaluate job: held-out samples of the parent, their KL to the reference and their text quality."""
     parent, reference = job.lineage["parent"], job.lineage["reference"]
     scorer = PolicyScorer(job.base.model)
-    deltas = policy_deltas(job, parent)
+    deltas = job.deltas(parent)
     rows = _held_out_samples(job, scorer.use(deltas), parent, lambda share: job.progress.tell(0.8 * share, "sampling"))
     write_responses(out / "responses.parquet", rows)
     prompt_ids = [row["prompt_id"] for row in rows]
-    logps = {name: _logps(job, scorer, policy_deltas(job, name), rows) for name in (parent, reference)}
+    logps = {name: _logps(job, scorer, job.deltas(name), rows) for name in (parent, reference)}
     measured = {
         "kl_to_base_nats": kl_from_samples(logps[parent], logps[reference], prompt_ids),
         "text_quality": quality_of(job, rows),
@@ -78,7 +77,7 @@ def evaluation_stage(job: Job, out: Path) -> None:
     new, parent, base = job.lineage["new_policy"], job.lineage["parent"], job.lineage["reference"]
     scorer = PolicyScorer(job.base.model)
     deltas = {new: adapter_deltas(_new_adapter(job), job.base.device)}
-    deltas |= {name: policy_deltas(job, name) for name in (parent, base)}
+    deltas |= {name: job.deltas(name) for name in (parent, base)}
     samples: dict[str, list[dict[str, Any]]] = {}
     for i, (name, delta) in enumerate(deltas.items()):
 

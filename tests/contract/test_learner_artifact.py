@@ -193,6 +193,14 @@ def test_progress_only_moves_forward_and_names_every_stage(done):
     assert sum("update/loss" in row for row in kept) == 12  # 24 prompts, 10 % watched, 4 a step: 6 steps, 2 epochs
 
 
+def test_the_fit_is_kept_at_the_epoch_that_suits_unseen_prompts_best(done):
+    for name in ("round", "second"):
+        metrics = [json.loads(line) for line in (done[name] / "metrics.jsonl").read_text().splitlines()]
+        seen = [row["update/heldout_loss"] for row in metrics if "update/heldout_loss" in row]
+        assert len(seen) == 2  # two epochs
+        assert read_report(done[name])["update"]["all"]["heldout_loss"] == pytest.approx(min(seen), rel=1e-4)
+
+
 def test_more_candidates_of_one_policy_are_other_samples(done):
     job = write_job(done["data"], "generate", 6, Lineage(str(built_in_model_dir())), done["prompts"][:4])
     more = {row["text"] for row in read_rows(run_job(job) / "responses.parquet")}
