@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,8 @@ CONFIG: dict[str, Any] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
 }
+
+CLOSE_ATTEMPTS = 250  # of 20 ms: five seconds for a call that is under way
 
 
 class Database:
@@ -63,7 +66,16 @@ class Database:
             return cursor.execute(sql, params).fetchall()
 
     def close(self) -> None:
-        self.connection.close()
+        """Waits for a reader that is just getting its cursor; DuckDB refuses to close a connection in use."""
+        with self._lock:
+            for _ in range(CLOSE_ATTEMPTS):
+                try:
+                    self.connection.close()
+                    break
+                except duckdb.Error as error:
+                    if "busy with another call" not in str(error):
+                        raise
+                    time.sleep(0.02)
         self._release()
 
     def _release(self) -> None:

@@ -46,7 +46,8 @@ class _Visits:
     def __init__(self, chromium, url, context):
         self.chromium, self.url, self.context = chromium, url, context
         self.troubles, self.opened = [], []
-        self.expected = ()  # parts of console messages that a test provokes
+        # Parts of console messages that a test provokes; Gradio says these when a page goes away during one of its polls.
+        self.expected = ("AbortError: signal is aborted", "Connection errored out")
 
     def __call__(self, user_id="ada", **options):
         window = self.chromium.new_context(**({"viewport": {"width": 1440, "height": 900}} | options))
