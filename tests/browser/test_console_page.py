@@ -16,8 +16,15 @@ def expect():
 
 
 @pytest.fixture
-def console(open_page):
-    """The console, open for Rosa; gives (page, function that opens a tab)."""
+def pair(context):
+    """A pair leased to Ada, before any page of Rosa's can take the three there are."""
+    [lease] = context.store.lease("ann0", 1)
+    return lease
+
+
+@pytest.fixture
+def console(pair, open_page):
+    """The console, open for Rosa: a function that opens a tab and gives the page."""
     page = open_page("rosa")
     page.goto(open_page.url + "/console/")
 
@@ -28,11 +35,10 @@ def console(open_page):
     return open_tab
 
 
-def test_the_overview_counts_by_itself(console, context, expect):
+def test_the_overview_counts_by_itself(console, pair, context, expect):
     page = console("Overview")
     expect(page.locator(".card").nth(0)).to_contain_text(re.compile(r"^\s*0\s*judgments"))
     expect(page.get_by_text("Nobody has judged a pair yet")).to_be_visible()
-    [pair] = context.store.lease("ann0", 1)
     context.store.submit(JudgmentInput(lease_id=pair.lease_id, verdict="a"), annotator_id="ann0")
     expect(page.locator(".card").nth(0)).to_contain_text(re.compile(r"^\s*1\s*judgments"), timeout=15_000)
     expect(page.get_by_role("row", name=re.compile("Annotator 0"))).to_be_visible()
@@ -75,8 +81,7 @@ def test_an_invited_person_can_sign_in_until_disabled(console, open_page, chromi
     theirs.close()
 
 
-def test_an_export_downloads_in_the_chosen_format(console, context, expect):
-    [pair] = context.store.lease("ann0", 1)
+def test_an_export_downloads_in_the_chosen_format(console, pair, context, expect):
     context.store.submit(JudgmentInput(lease_id=pair.lease_id, verdict="b"), annotator_id="ann0")
     page = console("Data")
     page.get_by_label("Format").click()
