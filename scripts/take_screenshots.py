@@ -92,15 +92,21 @@ def shoot(browser: Browser, state, site: str, out: Path, scheme: str, width: int
     page.goto(f"{site}/console/")
     page.get_by_role("tab", name="Overview").wait_for(timeout=60_000)
     for name in tabs:
-        tab = page.get_by_role("tab", name=name)
-        if not tab.is_visible():
-            page.get_by_role("button", name="More").first.click()
-        tab.click()
+        open_tab(page, name)
         settle(page)
         page.screenshot(
             path=out / f"console{'' if tabs == ('Reports',) else '-' + name.lower()}{suffix}.png", full_page=len(tabs) > 1
         )
     context.close()
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Tabs that a narrow page has no room for are listed behind its "…" button."""
+    tab = page.get_by_role("tab", name=name)
+    if tab.is_visible():
+        return tab.click()
+    page.locator(".overflow-menu > button").first.click()
+    page.locator(".overflow-dropdown button", has_text=name).first.click()
 
 
 def settle(page: Page) -> None:
