@@ -41,6 +41,8 @@ JUDGMENTS = pa.schema(
         ("response_b_id", pa.string()),
         ("verdict", pa.string()),  # a | b | tie | both_bad | skip
         ("strength", pa.int8()),  # 0-3, null when not given
+        ("rationale", pa.string()),  # the annotator's reason in words, null when not given
+        ("aspects", pa.string()),  # JSON: aspect -> rating, above 0 where a is better in it, below 0 where b is; null or {}
         ("annotator_id", pa.string()),
         ("purpose", pa.string()),  # label | audit | gold | repeat | gate
         ("selection_rule", pa.string()),

@@ -37,8 +37,8 @@ def store():
     store.add_responses([make_response("unjudged", "q0", policy_id="policy1")])
     for verdict in ("a", "b", "a", "tie"):
         judge(store, "ann0", verdict, strength=2)
-    for verdict in ("skip", "a"):
-        judge(store, "ann1", verdict)
+    judge(store, "ann1", "skip")
+    judge(store, "ann1", "a", rationale="Says why", aspects={"helpful": 1, "short": -1})
     yield store
     store.close()
 
@@ -73,8 +73,10 @@ def test_a_round_gets_standing_judgments_and_all_they_refer_to(store, tmp_path):
         kept = standing[judgment_id]
         assert (row["verdict"], row["strength"], row["annotator_id"]) == (kept.verdict, kept.strength, kept.annotator_id)
         assert (row["response_a_id"], row["response_b_id"]) == (kept.response_a_id, kept.response_b_id)
+        assert (row["rationale"], json.loads(row["aspects"])) == (kept.rationale, kept.aspects)
         assert {row["response_a_id"], row["response_b_id"]} <= tables["responses"].keys()
         assert row["prompt_id"] in tables["prompts"]
+    assert [row["rationale"] for row in tables["judgments"].values()].count("Says why") == 1
     assert [row["split"] for row in tables["prompts"].values()] == ["train"] * 6 + ["heldout"] * 2 + ["imported"]
     assert "unjudged" not in tables["responses"]  # of another policy than the parent
     assert {f"q{i}-{k}" for i in range(6) for k in (1, 2)} <= tables["responses"].keys()
