@@ -92,22 +92,24 @@ def build_lineage(
     base_model: str | None = None,
     data_dir: Path = Path(),
 ) -> dict[str, Any]:
-    """lineage.json (contract/jobs.py): the parent, the reference (policy 0) and every policy of the parent's mixture.
+    """lineage.json (contract/jobs.py): the parent, its own parent, the reference (policy 0) and the policies of its mixture.
 
     Adapter paths are kept relative to ``data_dir``, so that a data directory can be moved; the learner is told absolute ones.
     """
     parent = policies[parent_id]
     reference = next((policy for policy in policies.values() if policy.number == 0), parent)
     auxiliary = parent.auxiliary or {parent.id: 1.0}
+    previous = parent.parent_id if parent.parent_id in policies else None
     missing = sorted(set(auxiliary) - set(policies))
     if missing:
         names = ", ".join(missing)
         raise UserError(f"policy {parent.number} builds on policies that are not registered: {names}. Restore a backup.")
-    named = dict.fromkeys([reference.id, *auxiliary, parent.id])
+    named = dict.fromkeys(name for name in (reference.id, *auxiliary, previous, parent.id) if name is not None)
     lineage = {
         "base_model": base_model or parent.base_model,
         "base_revision": parent.base_revision,
         "parent": parent.id,
+        "previous": previous,
         "reference": reference.id,
         "auxiliary": dict(auxiliary),
         "policies": {policy_id: _adapter(policies[policy_id], data_dir) for policy_id in named},

@@ -8,7 +8,8 @@ progress.jsonl, one object a line: {"at": ISO time, "stage": name, "stage_index"
 "fraction": 0-1 of the whole job, "message": sentence, "metrics": {"policy/loss": 1.2, ...} | null}
 
 lineage.json: {"base_model": directory or hub id, "base_revision": str | null, "parent": policy_id,
-"reference": policy_id, "new_policy": policy_id (round jobs), "auxiliary": {policy_id: coefficient, sums to 1},
+"previous": policy_id the parent was made from | null, "reference": policy_id, "new_policy": policy_id (round jobs),
+"auxiliary": {policy_id: coefficient, sums to 1},
 "policies": {policy_id: {"number": int, "adapter_dir": absolute path | null for the bare base, "adapter_sha256": str | null}}}
 """
 

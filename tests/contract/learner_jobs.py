@@ -43,6 +43,7 @@ class Lineage:
 
     model: str
     parent: str = BASE
+    previous: str | None = None
     auxiliary: dict[str, float] = field(default_factory=lambda: {BASE: 1.0})
     policies: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {BASE: {"number": 0, "adapter_dir": None, "adapter_sha256": None}}
@@ -52,7 +53,7 @@ class Lineage:
         """Make the policy of a finished round the parent of the next job."""
         report = json.loads((artifact / "report.json").read_text())
         weights = artifact / "adapter" / "adapter_model.safetensors"
-        self.parent, self.auxiliary = report["new_policy"], report["auxiliary"]
+        self.previous, self.parent, self.auxiliary = self.parent, report["new_policy"], report["auxiliary"]
         self.policies[self.parent] = {
             "number": len(self.policies),
             "adapter_dir": str(artifact / "adapter"),
@@ -64,6 +65,7 @@ class Lineage:
             "base_model": self.model,
             "base_revision": None,
             "parent": self.parent,
+            "previous": self.previous,
             "reference": BASE,
             "auxiliary": self.auxiliary,
             "policies": self.policies,

@@ -127,6 +127,7 @@ def test_the_lineage_names_parent_reference_and_mixture():
         "base_model": "/models/base",
         "base_revision": None,
         "parent": "policy4",
+        "previous": "policy3",
         "reference": "policy0",
         "new_policy": "new",
         "auxiliary": {"policy3": 1.75, "policy1": -0.75},
@@ -139,6 +140,8 @@ def test_the_lineage_names_parent_reference_and_mixture():
     }
     assert build_lineage(policies, "policy1")["auxiliary"] == {"policy1": 1.0}
     assert "new_policy" not in build_lineage(policies, "policy1")
+    assert build_lineage(policies, "policy0")["previous"] is None
+    assert "policy2" in build_lineage(policies, "policy3")["policies"]  # its adapter, for rules with momentum
     del policies["policy3"]
     with pytest.raises(UserError, match="builds on policies that are not registered: policy3"):
         build_lineage(policies, "policy4")
