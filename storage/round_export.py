@@ -169,17 +169,23 @@ _PROMPTS = """
     WHERE (split IN (SELECT unnest($splits)) AND place <= $max_prompts) OR id IN (SELECT prompt_id FROM judged)
     ORDER BY seq
 """
-# Turns before an imported response are part of what was judged: they are put before its text.
+# Turns before an imported response are part of what was judged: they are put before its text. What an annotator made of a
+# response by editing it is a demonstration; no policy wrote it.
 _RESPONSES = """
     WITH judged AS (
         SELECT j.response_a_id, j.response_b_id FROM standing j JOIN annotators ON annotators.id = j.annotator_id
         WHERE $with_imported OR annotators.kind <> 'imported'),
     needed AS (SELECT response_a_id AS id FROM judged UNION SELECT response_b_id FROM judged
-               UNION SELECT id FROM responses WHERE policy_id = $parent AND role = 'candidate')
+               UNION SELECT id FROM responses WHERE policy_id = $parent AND role = 'candidate'),
+    edited AS (
+        SELECT j.* FROM standing j JOIN annotators ON annotators.id = j.annotator_id
+        WHERE ($with_imported OR annotators.kind <> 'imported') AND trim(j.edited_text) <> '')
     SELECT r.id AS response_id, r.prompt_id, r.policy_id,
            coalesce(array_to_string([m.content FOR m IN written.context], E'\\n\\n') || E'\\n\\n', '') || r.text AS text,
-           r.token_ids, r.sum_logp, r.finish_reason, r.sampler, r.seed, r.role
+           r.token_ids, r.sum_logp, r.finish_reason, r.sampler, r.seed, r.role, 0 AS part, r.seq
     FROM responses r JOIN written USING (id)
     WHERE r.id IN (SELECT id FROM needed)
-    ORDER BY r.seq
+    UNION ALL
+    SELECT id || '-edited', prompt_id, NULL, edited_text, NULL, NULL, 'imported', '{}', NULL, 'demonstration', 1, seq FROM edited
+    ORDER BY part, seq
 """

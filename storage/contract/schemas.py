@@ -29,7 +29,7 @@ RESPONSES = pa.schema(
         ("finish_reason", pa.string()),  # stop | length | imported
         ("sampler", pa.string()),  # JSON: temperature, top_p, max_new_tokens
         ("seed", pa.int64()),
-        ("role", pa.string()),  # candidate (may be labelled) | gate (held-out evaluation samples)
+        ("role", pa.string()),  # candidate (may be labelled) | gate (held-out evaluation samples) | demonstration (a person's)
     ]
 )
 

@@ -100,6 +100,15 @@ def test_imported_judgments_can_be_left_out(store, tmp_path):
     assert all(row["finish_reason"] == "stop" for row in tables["responses"].values())
 
 
+def test_what_an_annotator_edited_is_a_demonstration(store, tmp_path):
+    made = judge(store, "ann0", "a", edited_text="Better put.")  # of q4, which the other annotator skipped
+    _, tables = export(store, tmp_path, "round")
+    [row] = [row for row in tables["responses"].values() if row["role"] == "demonstration"]
+    assert (row["prompt_id"], row["text"], row["policy_id"]) == ("q4", "Better put.", None)
+    assert (row["response_id"], row["token_ids"]) == (f"{made}-edited", None)
+    assert list(tables["responses"])[-1] == row["response_id"]
+
+
 @pytest.mark.parametrize(
     ("kind", "more", "prompts"),
     [
