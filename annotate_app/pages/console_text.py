@@ -193,6 +193,11 @@ _EVALUATION_ROWS = (
     ("kl_to_parent_nats", "KL to the parent, nats", False),
     ("kl_to_base_nats", "KL to the base, nats", False),
 )
+_UPDATE_ROWS = (
+    ("achieved_fraction", "achieved fraction of the target margins"),
+    ("train_r2", "R² of the margins, training prompts"),
+    ("heldout_r2", "R² of the margins, held-out prompts"),
+)
 
 
 def evaluation_table(report: Mapping[str, Any]) -> str:
@@ -210,14 +215,16 @@ def evaluation_table(report: Mapping[str, Any]) -> str:
         rows.append((f"restricted duality gap over {gap['search_set']}", f"{gap['value']:.3f}"))
     tokens = evaluation.get("mean_tokens", {})
     rows += [(f"mean length, {name}, tokens", f"{value:.0f}") for name, value in tokens.items()]
-    names = {
-        "achieved_fraction": "achieved fraction of the target margins",
-        "train_r2": "R² of the margins, training prompts",
-        "heldout_r2": "R² of the margins, held-out prompts",
-    }
     update = report.get("update", {})
-    rows += [(label, _short(update[key])) for key, label in names.items() if update.get(key) is not None]
-    return "#### Evaluation\n\n" + table(["measure", "value (95 % interval)"], rows)
+    rows += [(label, _short(update[key])) for key, label in _UPDATE_ROWS if update.get(key) is not None]
+    return "#### Evaluation\n\n" + table(["measure", "value (95 % interval)"], rows) + _meanings(report.get("meaning", {}))
+
+
+def _meanings(meaning: Mapping[str, str]) -> str:
+    """One line for each figure that the report explains."""
+    labels = dict(_UPDATE_ROWS) | {key: label for key, label, _ in _EVALUATION_ROWS} | {"text_quality": "text quality"}
+    lines = [f"- **{plain(labels.get(key, key))}**: {plain(sentence)}" for key, sentence in meaning.items()]
+    return "\n\n" + "\n".join(lines) if lines else ""
 
 
 def examples_table(report: Mapping[str, Any]) -> str:

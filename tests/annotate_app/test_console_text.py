@@ -65,6 +65,14 @@ def test_evaluation_shows_kl_in_nats_and_quality_in_percent():
     assert "0.80 (0.70 to 0.90)" in shown and "90%" in shown
 
 
+def test_the_evaluation_says_what_its_figures_mean():
+    meaning = {"heldout_r2": "It carries over.", "kl_to_parent_nats": "It moved <b>this</b> far."}
+    shown = text.evaluation_table({**REPORT, "meaning": meaning})
+    assert "- **R² of the margins, held-out prompts**: It carries over." in shown
+    assert "- **KL to the parent, nats**: It moved &lt;b&gt;this&lt;/b&gt; far." in shown
+    assert "- **" not in text.evaluation_table(REPORT)
+
+
 def test_policies_are_listed_newest_first_with_their_parents():
     rows = text.policies_rows([policy(0, "retired"), policy(1, "serving")], {"p1": REPORT})
     assert [row[:3] for row in rows] == [["policy 1", "serving", "base"], ["base", "retired", "–"]]
