@@ -77,23 +77,37 @@ def test_peft_alone_reads_a_saved_adapter(base, tmp_path):
     torch.testing.assert_close(logps(PeftModel.from_pretrained(base, tmp_path).eval()), expected, rtol=0, atol=1e-5)
 
 
-def test_moving_the_policy_moves_neither_reference_scores_nor_reference_samples(base):
+def test_moving_the_policy_moves_neither_reference_nor_history(base, tmp_path):
+    """Log-probabilities and samples of the reference and two earlier policies, bit for bit, around a fit that starts at one."""
     settings = GenerationSettings(max_new_tokens=8)  # pyright: ignore[reportCallIssue]
+    for number in (1, 2):
+        moved_adapter(base, seed=number).save(tmp_path / f"policy{number}")
+    scorer = PolicyScorer(base)
 
-    def reference() -> tuple[torch.Tensor, list]:
-        model = scorer.use({})
+    def frozen() -> list[tuple[torch.Tensor, list]]:
+        directories = (None, tmp_path / "policy1", tmp_path / "policy2")  # None is the reference
+        return [of(scorer.use(adapter_deltas(directory, CPU))) for directory in directories]
+
+    def of(model) -> tuple[torch.Tensor, list]:
         drawn = sample_with_transformers(
             model, [(3, 4), (5,)], num_responses=4, settings=settings, end_ids=(2,), context=64, seed=1
         )
         return logps(model), drawn
 
-    scorer = PolicyScorer(base)
-    before = reference()
-    adapter = moved_adapter(base)
+    before = frozen()
+    adapter = TrainedAdapter(base, rank=4, alpha=8, parent=tmp_path / "policy2", seed=0)
+    start = logps(adapter.model)
+    optimiser = torch.optim.AdamW(adapter.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        response_logps(adapter.model, BATCH).sum().backward()
+        optimiser.step()
+    assert (logps(adapter.model) - start).abs().max() > 0.1  # the policy did move
     scorer.use(adapter.deltas())
-    after = reference()
-    assert torch.equal(before[0], after[0])  # bit for bit
-    assert before[1] == after[1]
+    for (old_logps, old_samples), (new_logps, new_samples) in zip(before, frozen(), strict=True):
+        assert torch.equal(old_logps, new_logps)
+        assert old_samples == new_samples
+    assert len({tuple(old_logps.tolist()) for old_logps, _ in before}) == 3  # three different policies
 
 
 def test_the_base_model_is_never_changed(base):
