@@ -125,6 +125,16 @@ def adapter_deltas(directory: Path | None, device: torch.device) -> dict[str, Te
     return deltas
 
 
+def extrapolated(deltas: Mapping[str, Tensor], previous: Mapping[str, Tensor], momentum: float) -> dict[str, Tensor]:
+    """Weights W + momentum (W - W_previous) as deltas of the base, by name: one model further along the last step.
+
+    Nesterov's extrapolation on parameters (arXiv:2410.06293, Eq. 3.7). A layer that one policy lacks counts as unchanged there.
+    """
+    zero = {name: torch.zeros_like(delta) for name, delta in [*deltas.items(), *previous.items()]}
+    own, before = {**zero, **deltas}, {**zero, **previous}
+    return {name: (1 + momentum) * own[name] - momentum * before[name] for name in zero}
+
+
 def check_adapter(policy_id: str, facts: Mapping[str, Any]) -> Path | None:
     """Directory of a policy's adapter as lineage.json names it, None for the base; UserError where it is gone or changed."""
     if facts["adapter_dir"] is None:

@@ -14,7 +14,14 @@ from transformers import (
 
 from online_learner.generation.transformers_backend import sample_with_transformers
 from online_learner.logps import TokenisedResponse, response_logps
-from online_learner.policy.adapters import PolicyScorer, TrainedAdapter, adapter_deltas, check_adapter, linear_layers
+from online_learner.policy.adapters import (
+    PolicyScorer,
+    TrainedAdapter,
+    adapter_deltas,
+    check_adapter,
+    extrapolated,
+    linear_layers,
+)
 from storage.contract.sealing import sha256
 from storage.contract.settings import GenerationSettings
 from storage.errors import UserError
@@ -153,6 +160,14 @@ def test_restoring_undoes_training():
     assert not torch.equal(logps(adapter.model), before)
     adapter.restore(kept)
     assert torch.equal(logps(adapter.model), before)
+
+
+def test_extrapolated_weights_lie_beyond_the_last_step():
+    """W = 3 after W = 1 with momentum .5 is 3 + .5 * 2 = 4; a layer the earlier policy lacks grows from 0: 2 + .5 * 2 = 3."""
+    one, zero = torch.ones(2, 2), torch.zeros(2, 2)
+    moved = extrapolated({"a": 3 * one, "b": 2 * one}, {"a": one}, 0.5)
+    assert torch.equal(moved["a"], 4 * one) and torch.equal(moved["b"], 3 * one)
+    assert torch.equal(extrapolated({}, {"a": one}, 0.5)["a"], zero - 0.5 * one)
 
 
 def test_a_changed_or_missing_adapter_is_refused(tmp_path):
