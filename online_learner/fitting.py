@@ -44,7 +44,7 @@ def fit_at_a_suitable_rate(
         adapter.restore(start)
         last_anchor = anchor
         for index in range(objective.rule.fits):
-            if index == 1:  # the second fit is anchored at what the first one reached
+            if index == 1 and objective.rule.opponent != "half_step":  # the second fit is anchored at what the first one reached
                 with torch.no_grad():
                     last_anchor = group_logps(adapter.model, groups).cpu()
             _fit(job, adapter, objective, groups, split, last_anchor, rate, index)

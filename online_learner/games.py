@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from online_learner.mirror_descent import mix_logps, rule_objective
-from online_learner.update_rules import UpdateRule
+from online_learner.targets import PairFacts, mean_logits
+from online_learner.update_rule import RuleSettings, UpdateRule
 
 
 def win_rates(prefs: Tensor, policy: Tensor) -> Tensor:
@@ -67,57 +68,66 @@ class GameState:
     policy: Tensor
     auxiliary: Tensor
     reference: Tensor
+    previous: Tensor
+    """The policy before this one; this one before the first round."""
 
 
 def start_state(start: Tensor, reference: Tensor | None = None) -> GameState:
     """State of the first round, from probabilities (A,); the reference is the start unless given."""
-    return GameState(policy=start.log(), auxiliary=start.log(), reference=(start if reference is None else reference).log())
+    reference = start if reference is None else reference
+    return GameState(policy=start.log(), auxiliary=start.log(), reference=reference.log(), previous=start.log())
 
 
-class StepSettings(NamedTuple):
-    """Settings of a step, as in the [update] section of a round."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitInputs:
+    """What one fit on a table reads: log-probabilities (A,) of anchor, of the maker of both responses, and of the opponent."""
 
-    step_size: float = 1.0
-    kl_coef: float = 0.0
-    beta: float = 1.0
+    prefs: Tensor
+    anchor: Tensor
+    sampler: Tensor
+    opponent: Tensor
 
 
-Fit = Callable[[UpdateRule, Tensor, Tensor, Tensor, StepSettings], Tensor]
+Fit = Callable[[UpdateRule, RuleSettings, FitInputs], Tensor]
 
 
-def exact_fit(rule: UpdateRule, prefs: Tensor, anchor_logps: Tensor, sampler_logps: Tensor, settings: StepSettings) -> Tensor:
-    """Closed form of one square-loss fit, anchor * exp(c r) with r the win rates against the sampler, log-probabilities (A,)."""
+def exact_fit(rule: UpdateRule, settings: RuleSettings, inputs: FitInputs) -> Tensor:
+    """Closed form of one square-loss fit, anchor * exp(c v), log-probabilities (A,); v are win rates or mean logits.
+
+    Against the sampler where the target is the preference inside the pair, elsewhere against the opponent. For a rule on single
+    responses this is the update that its loss stands for, whose log-normaliser the loss replaces by the value of a tie.
+    """
     if rule.pair_loss != "square":
         raise ValueError(f"update rule {rule.name} has no closed form on general preferences; use numeric_fit")
-    coefficient = rule.target(settings.step_size, settings.kl_coef)
-    return torch.log_softmax(anchor_logps + coefficient * win_rates(prefs, sampler_logps.exp()), dim=-1)
+    opponent = (inputs.sampler if rule.target_kind == "pair" else inputs.opponent).exp()
+    logits = rule.target_kind == "logit"
+    values = mean_logits(inputs.prefs, opponent) if logits else win_rates(inputs.prefs, opponent)
+    return torch.log_softmax(inputs.anchor + rule.target(settings) * values, dim=-1)
 
 
-def numeric_fit(rule: UpdateRule, prefs: Tensor, anchor_logps: Tensor, sampler_logps: Tensor, settings: StepSettings) -> Tensor:
+def numeric_fit(rule: UpdateRule, settings: RuleSettings, inputs: FitInputs) -> Tensor:
     """Minimiser of rule_objective over all policies, both responses of a pair drawn from the sampler, log-probabilities (A,).
 
     The one prompt has the A actions as its responses.
     """
-    sampler = sampler_logps.exp()
-    return minimise_objective(rule, prefs, anchor_logps, torch.outer(sampler, sampler), settings, opponents=sampler)
+    sampler = inputs.sampler.exp()
+    return minimise_objective(rule, settings, inputs, torch.outer(sampler, sampler))
 
 
-def minimise_objective(
-    rule: UpdateRule, prefs: Tensor, anchor_logps: Tensor, pair_weights: Tensor, settings: StepSettings, opponents: Tensor
-) -> Tensor:
+def minimise_objective(rule: UpdateRule, settings: RuleSettings, inputs: FitInputs, pair_weights: Tensor) -> Tensor:
     """Minimiser of rule_objective for any weights (A, A) of ordered pairs, log-probabilities (A,).
 
     L-BFGS on logits in float64, then one Newton step: the line search stalls at the rounding of the loss, not of its gradient.
     """
-    anchor, preferences = anchor_logps.unsqueeze(0), prefs.unsqueeze(0)
-    weights, opponents = pair_weights.unsqueeze(0), opponents.unsqueeze(0)
+    facts = facts_of(rule, inputs)
 
     def objective(logits: Tensor) -> Tensor:
-        logps = logits.log_softmax(-1).unsqueeze(0)
-        chosen = {"pair_weights": weights, "opponent_weights": opponents, "total_weight": None}
-        return rule_objective(rule, logps, anchor, preferences, **settings._asdict(), **chosen)
+        prefs, anchor, weights = inputs.prefs.unsqueeze(0), inputs.anchor.unsqueeze(0), pair_weights.unsqueeze(0)
+        return rule_objective(
+            rule, settings, logits.log_softmax(-1).unsqueeze(0), anchor, prefs, pair_weights=weights, facts=facts
+        )
 
-    logits = anchor_logps.clone().requires_grad_()
+    logits = inputs.anchor.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([logits], max_iter=2000, tolerance_change=0.0, history_size=50, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -134,24 +144,39 @@ def minimise_objective(
     return (logits - newton).detach().log_softmax(-1)
 
 
+def facts_of(rule: UpdateRule, inputs: FitInputs) -> PairFacts:
+    """What rule_objective reads beside the preferences: the opponent's weights, or win rates against it."""
+    opponent = inputs.opponent.exp()
+    outside = rule.opponent != "group"
+    scores = win_rates(inputs.prefs, opponent).unsqueeze(0) if outside else None
+    return PairFacts(opponent_weights=opponent.unsqueeze(0), scores=scores)
+
+
 def fit_for(rule: UpdateRule) -> Fit:
     """The closed form where the rule has one, the numeric minimiser elsewhere."""
-    return exact_fit if rule.pair_loss == "square" and rule.unit == "pair" else numeric_fit
+    return exact_fit if rule.pair_loss == "square" else numeric_fit
 
 
-def step(rule: UpdateRule, prefs: Tensor, state: GameState, settings: StepSettings, fit: Fit | None = None) -> GameState:
+def step(rule: UpdateRule, prefs: Tensor, state: GameState, settings: RuleSettings, fit: Fit | None = None) -> GameState:
     """One round of the rule. Rules for judged data sets take the reference policy as the maker of the data."""
     fit = fit or fit_for(rule)
-    sampler = state.policy if rule.sampler == "on_policy" else state.reference
-    roles = {"parent": state.policy, "auxiliary": state.auxiliary, "reference": state.reference}
-    policy = state.policy
+    roles = {"parent": state.policy, "auxiliary": state.auxiliary, "reference": state.reference, "previous": state.previous}
+    policy = opponent = state.policy
     for _ in range(rule.fits):
-        anchor = mix_logps(roles, rule.anchors(settings.step_size, settings.kl_coef))
-        policy = fit(rule, prefs, anchor, sampler, settings)
-        roles["auxiliary"] = policy
+        anchor = mix_logps(roles, rule.anchors(settings))
+        if rule.opponent == "mixture":
+            opponent = anchor.log_softmax(-1)
+        makers = {"on_policy": state.policy, "dataset": state.reference, "extrapolated": anchor.log_softmax(-1)}
+        if rule.sampler not in makers:
+            raise ValueError(f"update rule {rule.name} takes pairs from {rule.sampler}, which a table does not have")
+        policy = fit(rule, settings, FitInputs(prefs=prefs, anchor=anchor, sampler=makers[rule.sampler], opponent=opponent))
+        if rule.opponent == "half_step":
+            opponent = policy
+        else:
+            roles["auxiliary"] = policy
     ends = {"policy": policy, "parent": state.policy, "auxiliary": state.auxiliary, "reference": state.reference}
-    auxiliary = mix_logps(ends, rule.next_auxiliary(settings.step_size, settings.kl_coef))
-    return GameState(policy=policy, auxiliary=auxiliary.log_softmax(-1), reference=state.reference)
+    auxiliary = mix_logps(ends, rule.next_auxiliary(settings)).log_softmax(-1)
+    return GameState(policy=policy, auxiliary=auxiliary, reference=state.reference, previous=state.policy)
 
 
 class GapPoint(NamedTuple):
@@ -162,9 +187,9 @@ class GapPoint(NamedTuple):
     last_gap: float
 
 
-def play(rule: UpdateRule, prefs: Tensor, state: GameState, settings: StepSettings, rounds: int) -> list[GapPoint]:
+def play(rule: UpdateRule, prefs: Tensor, state: GameState, settings: RuleSettings, rounds: int) -> list[GapPoint]:
     """Gaps of the policies pi_1 (the start) to pi_rounds, at log-spaced t that include 1 and rounds."""
-    rule.check(**settings._asdict())
+    rule.check(settings)
     shown = {round(rounds ** (n / 39)) for n in range(40)}
     total, trace = torch.zeros_like(state.policy), []
     for t in range(1, rounds + 1):

@@ -30,7 +30,7 @@ def exact_step_kl(objective: Objective, preferences: Tensor) -> float:
     """
     if objective.rule.pair_loss != "square":
         return LOGISTIC_KL_NATS
-    ratios = objective.rule.target(objective.step_size, objective.kl_coef) * preferences.mean(-1)
+    ratios = objective.rule.target(objective.settings) * preferences.mean(-1)
     tilted = torch.softmax(ratios, dim=-1)
     entropy = -(tilted * tilted.clamp_min(1e-12).log()).sum(-1)
     return float((torch.log(torch.tensor(float(preferences.shape[-1]))) - entropy).mean())

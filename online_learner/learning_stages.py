@@ -24,7 +24,8 @@ from online_learner.responses import (
     tokenised_responses,
 )
 from online_learner.seeds import stream, stream_seed
-from online_learner.update_rules import check_pair_selection, get_rule, mix_anchors
+from online_learner.update_rule import RuleSettings, mix_anchors
+from online_learner.update_rules import check_pair_selection, get_rule
 from storage.errors import UserError
 
 AUTO = {True: (4.0, 0.05), False: (5.0, 0.01)}  # (step_size, kl_coef) with and without cycles
@@ -80,11 +81,10 @@ def anchors_stage(job: Job, out: Path) -> None:
     rule = get_rule(update.rule)
     check_pair_selection(rule, update.pairs)
     step_size, kl_coef, why = _picked(job)
-    rule.check(step_size=step_size, kl_coef=kl_coef, beta=update.beta)
+    settings = RuleSettings(step_size=step_size, kl_coef=kl_coef, beta=update.beta)
+    rule.check(settings)
     lineage = job.lineage
-    mixture = mix_anchors(
-        rule.anchors(step_size, kl_coef), lineage["auxiliary"], lineage["parent"], lineage["reference"], drop_small=True
-    )
+    mixture = mix_anchors(rule.anchors(settings), lineage["auxiliary"], lineage["parent"], lineage["reference"], drop_small=True)
     groups = training_groups(job)
     scorer = PolicyScorer(job.base.model)
     logps: dict[str, Tensor] = {}
@@ -104,7 +104,10 @@ def anchors_stage(job: Job, out: Path) -> None:
 def update_stage(job: Job, out: Path) -> None:
     """The fit, or both fits of a two-fit rule: adapter/ and how well its margins reach their targets."""
     update, picked = job.settings.update, read_json(job.stage_dir("anchors") / "picked.json")
-    objective = Objective(rule=get_rule(update.rule), step_size=picked["step_size"], kl_coef=picked["kl_coef"], beta=update.beta)
+    objective = Objective(
+        rule=get_rule(update.rule),
+        settings=RuleSettings(step_size=picked["step_size"], kl_coef=picked["kl_coef"], beta=update.beta),
+    )
     groups = training_groups(job)
     anchor = groups.spread(mix_logps(load_by_id(job.stage_dir("anchors") / "logps.safetensors"), picked["anchors"]))
     train, held_out = _split(groups, stream(job.settings.seed, "held-out groups"))

@@ -6,7 +6,7 @@ B pairs. Margins and targets in nats, first response minus second. Gradient flow
 from collections.abc import Callable
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 
 def log_ratio_margin(logps_a: Tensor, logps_b: Tensor, anchor_logps_a: Tensor, anchor_logps_b: Tensor) -> Tensor:
@@ -39,6 +39,13 @@ def logistic_loss(margin: Tensor, target: Tensor, soft_label: Tensor, scale: flo
     return soft_label * softplus(-logit) + (1 - soft_label) * softplus(logit)
 
 
+def hinge_loss(margin: Tensor, target: Tensor, soft_label: Tensor, scale: float) -> Tensor:
+    """Hinge of the soft label p, p relu(1 - (s h - m)) + (1 - p) relu(1 + s h - m), (B,), nats (arXiv:2309.06657, Eq. 10)."""
+    _refuse_to_broadcast(margin, target, soft_label)
+    logit = scale * margin - target
+    return soft_label * relu(1 - logit) + (1 - soft_label) * relu(1 + logit)
+
+
 def _refuse_to_broadcast(*tensors: Tensor) -> None:
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) != 1:  # (B,) with (B, 1) would silently train on B * B made-up pairs
@@ -46,4 +53,4 @@ def _refuse_to_broadcast(*tensors: Tensor) -> None:
 
 
 PairLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-PAIR_LOSSES: dict[str, PairLoss] = {"square": square_loss, "logistic": logistic_loss}
+PAIR_LOSSES: dict[str, PairLoss] = {"square": square_loss, "logistic": logistic_loss, "hinge": hinge_loss}

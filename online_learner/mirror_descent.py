@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from online_learner.losses import PAIR_LOSSES, log_ratio_margin
-from online_learner.update_rules import UpdateRule, check_pair_selection
+from online_learner.pair_weights import PAIR_WEIGHTS
+from online_learner.targets import NO_FACTS, PairFacts, group_win_rates, labels_of, pairwise_targets, potentials, winner_margins
+from online_learner.update_rule import RuleSettings, UpdateRule
+from online_learner.update_rules import check_pair_selection
 
 
 def mix_logps(logps_by_policy: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> Tensor:
@@ -24,63 +27,37 @@ def mix_logps(logps_by_policy: Mapping[str, Tensor], coefficients: Mapping[str, 
     return torch.stack([c * logps_by_policy[policy] for policy, c in coefficients.items()]).sum(0)
 
 
-def group_win_rates(preferences: Tensor, opponent_weights: Tensor | None = None) -> Tensor:
-    """Win rate of each response against its group, r_i = sum_k w_k p_ik, (N, K).
-
-    Opponents count equally unless weights (N, K) that sum to 1 per prompt are given; a response meets itself with 1/2.
-    """
-    if opponent_weights is None:
-        return preferences.mean(-1)
-    return (preferences @ opponent_weights.unsqueeze(-1)).squeeze(-1)
-
-
 def pairwise_margins(logps: Tensor, anchor_logps: Tensor) -> Tensor:
     """Log-ratio margins of every ordered pair, h_ij = g_i - g_j with g = log pi - log anchor, (N, K) -> (N, K, K)."""
     ratios = logps - anchor_logps
     return ratios.unsqueeze(-1) - ratios.unsqueeze(-2)
 
 
-def pairwise_targets(rule: UpdateRule, preferences: Tensor, *, step_size: float, kl_coef: float) -> Tensor:
-    """Target margins of every ordered pair, c (p_ij - 1/2) or c (r_i - r_j), (N, K, K), nats."""
-    coefficient = rule.target(step_size, kl_coef)
-    if rule.target_kind == "pair":
-        return coefficient * (preferences - 0.5)
-    rates = group_win_rates(preferences)
-    return coefficient * (rates.unsqueeze(-1) - rates.unsqueeze(-2))
-
-
 def rule_objective(
     rule: UpdateRule,
+    settings: RuleSettings,
     logps: Tensor,
     anchor_logps: Tensor,
     preferences: Tensor,
     *,
-    step_size: float,
-    kl_coef: float,
-    beta: float,
     pair_weights: Tensor | None = None,
-    opponent_weights: Tensor | None = None,
+    facts: PairFacts = NO_FACTS,
     total_weight: float | None = None,
 ) -> Tensor:
-    """Loss of one fit of the rule, a scalar: weighted mean of its pair loss over the chosen pairs.
+    """Loss of one fit of the rule, a scalar: weighted mean of its pair loss over the chosen pairs. Extras: see extras.py.
 
     logps, anchor_logps (N, K); preferences (N, K, K), hard labels are 0, 1/2, 1. pair_weights (N, K, K) >= 0 chooses ordered
-    pairs (i, j): zero is left out unread, so padding may hold anything; all i < j with weight 1 unless given. opponent_weights
-    (N, K): see group_win_rates. total_weight replaces the sum of weights as divisor, so that parts of a batch can be added up.
-    A rule whose unit is the response averages the losses of the two responses of each pair. Gradient: logps.
-    ValueError where shapes differ or no pair is chosen.
+    pairs (i, j): zero is left out unread, so padding may hold anything; all i < j with weight 1 unless given. total_weight
+    replaces the sum of weights as divisor, so that parts of a batch can be added up. A rule whose unit is the response averages
+    the losses of the two responses of each pair. Gradient: logps. ValueError where shapes differ or no pair is chosen.
     """
     num_prompts, k = _check_shapes(logps, anchor_logps, preferences, pair_weights)
     weights = (all_pairs(num_prompts, k) if pair_weights is None else pair_weights).to(logps)
     chosen = weights.nonzero(as_tuple=True)
     if total_weight is None and len(chosen[0]) == 0:
         raise ValueError(f"no pair is chosen among {num_prompts} prompts with {k} responses")
-    coefficient = rule.target(step_size, kl_coef)
-    if rule.unit == "response":
-        rates = group_win_rates(preferences, opponent_weights)
-        each = _losses_of_responses(rule, logps - anchor_logps, rates, coefficient, rule.scale(beta), chosen)
-    else:
-        each = _losses_of_pairs(rule, logps, anchor_logps, preferences, opponent_weights, coefficient, rule.scale(beta), chosen)
+    losses = _losses_of_responses if rule.unit == "response" else _losses_of_pairs
+    each = losses(rule, settings, logps, anchor_logps, preferences, facts, chosen)
     weight = weights[chosen]
     return (weight * each).sum() / (weight.sum() if total_weight is None else total_weight)
 
@@ -167,29 +144,57 @@ Chosen = tuple[Tensor, ...]  # prompt, first, second of each chosen pair, each (
 
 def _losses_of_pairs(
     rule: UpdateRule,
+    settings: RuleSettings,
     logps: Tensor,
     anchor_logps: Tensor,
     preferences: Tensor,
-    opponent_weights: Tensor | None,
-    coefficient: float,
-    scale: float,
+    facts: PairFacts,
     chosen: Chosen,
 ) -> Tensor:
     prompt, i, j = chosen
     margins = log_ratio_margin(logps[prompt, i], logps[prompt, j], anchor_logps[prompt, i], anchor_logps[prompt, j])
-    if rule.target_kind == "win_rate":
-        rates = group_win_rates(preferences, opponent_weights)
-        targets = coefficient * (rates[prompt, i] - rates[prompt, j])
+    labels, scale, pair_loss = (
+        labels_of(rule, settings, preferences, facts)[chosen],
+        rule.scale(settings),
+        PAIR_LOSSES[rule.pair_loss],
+    )
+    if rule.target_kind == "winner":
+        wanted = winner_margins(rule, settings, preferences, facts)[chosen]
+        wanted_where = {1: wanted, 0: -wanted}
     else:
-        targets = coefficient * (preferences[chosen] - 0.5)
-    return PAIR_LOSSES[rule.pair_loss](margins, targets, preferences[chosen], scale)
+        targets = pairwise_targets(rule, settings, preferences, facts)[chosen]
+        if rule.weight == "one":
+            return pair_loss(margins, targets, labels, scale)
+        wanted_where = {1: targets, 0: targets}
+    # margin or weight depend on who wins: the expectation of the loss over that
+    weights = PAIR_WEIGHTS[rule.weight](_group_ratios(logps - anchor_logps, chosen), preferences, facts)
+    first_wins = weights[prompt, i, j] * pair_loss(margins, wanted_where[1], torch.ones_like(labels), scale)
+    second_wins = weights[prompt, j, i] * pair_loss(margins, wanted_where[0], torch.zeros_like(labels), scale)
+    return labels * first_wins + (1 - labels) * second_wins
+
+
+def _group_ratios(ratios: Tensor, chosen: Chosen) -> Tensor:
+    """Log-ratios (N, K) without gradient, -inf for responses that no chosen pair reads."""
+    prompt, i, j = chosen
+    unread = torch.ones_like(ratios, dtype=torch.bool)
+    unread[prompt, i] = unread[prompt, j] = False
+    return ratios.detach().masked_fill(unread, -torch.inf)
 
 
 def _losses_of_responses(
-    rule: UpdateRule, ratios: Tensor, rates: Tensor, coefficient: float, scale: float, chosen: Chosen
+    rule: UpdateRule,
+    settings: RuleSettings,
+    logps: Tensor,
+    anchor_logps: Tensor,
+    preferences: Tensor,
+    facts: PairFacts,
+    chosen: Chosen,
 ) -> Tensor:
     prompt, i, j = chosen
-    losses = PAIR_LOSSES[rule.pair_loss](ratios, coefficient * (rates - 0.5), rates, scale)  # (N, K)
+    values = potentials(rule, preferences, facts)
+    centred = values - 0.5 if rule.target_kind == "win_rate" else values  # the value of a tie stands for the log-normaliser
+    targets = rule.target(settings) * centred
+    losses = PAIR_LOSSES[rule.pair_loss](logps - anchor_logps, targets, values, rule.scale(settings))  # (N, K)
     return (losses[prompt, i] + losses[prompt, j]) / 2
 
 

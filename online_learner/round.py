@@ -14,7 +14,8 @@ from online_learner.jobs import Job, Stage, open_job, read_json, run_stages, wri
 from online_learner.learning_stages import anchors_stage, labels_stage, preference_stage, update_stage
 from online_learner.measuring_stages import candidates_stage, evaluate_stage, evaluation_stage, generate_stage, scores_stage
 from online_learner.preference_models.registry import PREFERENCE_MODELS
-from online_learner.update_rules import check_pair_selection, get_rule, mix_anchors
+from online_learner.update_rule import RuleSettings, mix_anchors
+from online_learner.update_rules import check_pair_selection, get_rule
 from storage.contract.sealing import read_manifest, seal_dir
 from storage.errors import UserError
 
@@ -113,7 +114,7 @@ def _update_report(job: Job) -> dict[str, Any]:
     settings, lineage = job.settings.update, job.lineage
     rule = get_rule(settings.rule)
     auxiliary = mix_anchors(
-        rule.next_auxiliary(picked["step_size"], picked["kl_coef"]),
+        rule.next_auxiliary(RuleSettings(step_size=picked["step_size"], kl_coef=picked["kl_coef"], beta=settings.beta)),
         lineage["auxiliary"],
         lineage["parent"],
         lineage["reference"],

@@ -15,13 +15,13 @@ from online_learner.mirror_descent import (
     achieved_fraction,
     margin_r2,
     pairwise_margins,
-    pairwise_targets,
     potential_fraction,
     rule_objective,
 )
 from online_learner.policy.adapters import TrainedAdapter
 from online_learner.policy.groups import Groups
-from online_learner.update_rules import UpdateRule
+from online_learner.targets import pairwise_targets
+from online_learner.update_rule import RuleSettings, UpdateRule
 
 WARM_UP_STEPS = 3
 FINAL_RATE = 0.1  # of the peak, at the end of the cosine
@@ -33,20 +33,16 @@ class Objective:
     """A rule with the values of its settings."""
 
     rule: UpdateRule
-    step_size: float
-    kl_coef: float
-    beta: float
+    settings: RuleSettings
 
     def loss(self, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> Tensor:
         """Mean loss of the chosen pairs, scalar; logps and anchor_logps (N, K)."""
         return rule_objective(
             self.rule,
+            self.settings,
             logps,
             anchor_logps,
             groups.preferences.to(logps),
-            step_size=self.step_size,
-            kl_coef=self.kl_coef,
-            beta=self.beta,
             pair_weights=groups.pair_weights.to(logps),
         )
 
@@ -113,10 +109,10 @@ def diagnostics(objective: Objective, groups: Groups, logps: Tensor, anchor_logp
     chosen = groups.pair_weights > 0
     if not chosen.any():
         return {}
-    targets = pairwise_targets(objective.rule, groups.preferences, step_size=objective.step_size, kl_coef=objective.kl_coef)
+    targets = pairwise_targets(objective.rule, objective.settings, groups.preferences)
     margins = pairwise_margins(logps, anchor_logps)
     full = chosen.sum((-1, -2)) == logps.shape[-1] * (logps.shape[-1] - 1) // 2
-    coefficient = objective.rule.target(objective.step_size, objective.kl_coef)
+    coefficient = objective.rule.target(objective.settings)
     return {
         "loss": float(objective.loss(groups, logps, anchor_logps)),
         "r2": margin_r2(margins[chosen], targets[chosen]),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from online_learner.games import (
+    FitInputs,
     GameState,
-    StepSettings,
     bradley_terry_game,
     exact_fit,
     minimise_objective,
@@ -17,10 +17,11 @@ from online_learner.games import (
     uniform_game,
 )
 from online_learner.mirror_descent import rule_objective
+from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import UPDATE_RULES
 
 ETA, TAU, BETA = 0.7, 0.1, 0.5
-SETTINGS = StepSettings(step_size=ETA, kl_coef=TAU, beta=BETA)
+SETTINGS = RuleSettings(step_size=ETA, kl_coef=TAU, beta=BETA)
 Q = 1 - ETA * TAU
 SQUARE_RULES = [name for name, rule in UPDATE_RULES.items() if rule.pair_loss == "square"]
 LOGISTIC_RULES = [name for name, rule in UPDATE_RULES.items() if rule.pair_loss == "logistic"]
@@ -51,8 +52,12 @@ def random_policy(num_actions: int, generator: torch.Generator) -> torch.Tensor:
 def random_round(make_game=uniform_game, num_actions: int = 12):
     generator = torch.Generator().manual_seed(0)
     prefs = make_game(num_actions, generator)
-    policy, auxiliary, reference = (random_policy(num_actions, generator) for _ in range(3))
-    return prefs, GameState(policy=policy, auxiliary=auxiliary, reference=reference)
+    policy, auxiliary, reference, previous = (random_policy(num_actions, generator) for _ in range(4))
+    return prefs, GameState(policy=policy, auxiliary=auxiliary, reference=reference, previous=previous)
+
+
+def inputs_of(prefs: torch.Tensor, state: GameState) -> FitInputs:
+    return FitInputs(prefs=prefs, anchor=state.auxiliary, sampler=state.policy, opponent=state.policy)
 
 
 def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -93,7 +98,7 @@ def test_logistic_rules_recover_the_utility_of_a_transitive_game(name):
     assert largest_difference(found, anchor + utility / BETA) < 1e-7
 
 
-def play_three_rounds(name: str, settings: StepSettings, fit=numeric_fit) -> list[torch.Tensor]:
+def play_three_rounds(name: str, settings: RuleSettings, fit=numeric_fit) -> list[torch.Tensor]:
     prefs, state = random_round()
     state = start_state(state.policy.exp(), state.reference.exp())
     policies = []
@@ -112,7 +117,7 @@ def play_three_rounds(name: str, settings: StepSettings, fit=numeric_fit) -> lis
     ],
 )
 def test_two_rules_play_the_same_policies(name, same_as, kl_coef):
-    settings = StepSettings(step_size=ETA, kl_coef=kl_coef, beta=BETA)
+    settings = RuleSettings(step_size=ETA, kl_coef=kl_coef, beta=BETA)
     for a, b in zip(play_three_rounds(name, settings), play_three_rounds(same_as, settings), strict=True):
         assert largest_difference(a, b) < 1e-7
 
@@ -134,12 +139,12 @@ def test_hard_labels_have_the_minimiser_of_soft_labels(name):
     # expectation over a Bernoulli(p) label: weight p on label 1 and 1 - p on label 0, as two groups of the same responses
     prefs, state = random_round(bradley_terry_game, num_actions=6)
     rule, sampler = UPDATE_RULES[name], state.policy.exp()
-    soft = numeric_fit(rule, prefs, state.auxiliary, state.policy, SETTINGS)
+    soft = numeric_fit(rule, SETTINGS, inputs_of(prefs, state))
     logits = soft.clone().requires_grad_()
     labels = torch.stack([torch.ones_like(prefs), torch.zeros_like(prefs)])
     weights = torch.outer(sampler, sampler) * torch.stack([prefs, 1 - prefs])
-    both = [logps.expand(2, -1) for logps in (logits.log_softmax(-1), state.auxiliary)]
-    rule_objective(rule, *both, labels, **SETTINGS._asdict(), pair_weights=weights).backward()
+    logps, anchor = logits.log_softmax(-1).expand(2, -1), state.auxiliary.expand(2, -1)
+    rule_objective(rule, SETTINGS, logps, anchor, labels, pair_weights=weights).backward()
     assert logits.grad is not None
     assert logits.grad.abs().max() < 1e-10  # the objectives are convex: a stationary point is the minimiser
 
@@ -147,9 +152,9 @@ def test_hard_labels_have_the_minimiser_of_soft_labels(name):
 def test_pairs_of_another_policy_give_another_policy():
     prefs, state = random_round()
     other = state.reference.exp()
-    rule, sampler = UPDATE_RULES["onpo"], state.policy.exp()
-    found = minimise_objective(rule, prefs, state.auxiliary, torch.outer(other, other), SETTINGS, sampler)
-    expected = exact_fit(rule, prefs, state.auxiliary, state.policy, SETTINGS)
+    rule = UPDATE_RULES["onpo"]
+    found = minimise_objective(rule, SETTINGS, inputs_of(prefs, state), torch.outer(other, other))
+    expected = exact_fit(rule, SETTINGS, inputs_of(prefs, state))
     assert largest_difference(found, expected) > 0.05
 
 
@@ -157,5 +162,5 @@ def test_with_a_win_rate_target_the_pairs_may_come_from_any_policy():
     prefs, state = random_round()
     other = state.reference.exp()
     rule, sampler = replace(UPDATE_RULES["onpo"], target_kind="win_rate"), state.policy.exp()
-    found = minimise_objective(rule, prefs, state.auxiliary, torch.outer(other, other), SETTINGS, sampler)
+    found = minimise_objective(rule, SETTINGS, inputs_of(prefs, state), torch.outer(other, other))
     assert largest_difference(found, state.auxiliary + 2 * ETA * (prefs @ sampler)) < 1e-7

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from online_learner.games import GAMES, StepSettings, duality_gap, play, start_state, step, win_rates
+from online_learner.games import GAMES, duality_gap, play, start_state, step, win_rates
+from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import UPDATE_RULES
 
 RPS = torch.tensor([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]], dtype=torch.float64)
@@ -41,7 +42,7 @@ def test_rock_paper_scissors_has_no_best_action_and_bradley_terry_has_one():
 
 
 def last_gap(name: str, rounds: int = 1000, **settings: float) -> float:
-    return play(UPDATE_RULES[name], RPS, start_state(START), StepSettings(**settings), rounds)[-1].last_gap
+    return play(UPDATE_RULES[name], RPS, start_state(START), RuleSettings(**settings), rounds)[-1].last_gap
 
 
 @pytest.mark.parametrize("name", ["onpo", "onpo_two_fit"])
@@ -53,7 +54,7 @@ def test_optimism_is_what_makes_the_last_iterate_converge(name):
 def test_iterative_dpo_grows_worse_on_cyclic_preferences():
     prefs = 0.5 + 0.6 * (RPS - 0.5)  # 80:20, so that the logistic minimiser is finite; no gap is above 2 * .8 - 1 = .6
     start = start_state(torch.tensor([0.4, 0.33, 0.27], dtype=torch.float64))
-    trace = play(UPDATE_RULES["iterative_dpo"], prefs, start, StepSettings(beta=0.5), 60)
+    trace = play(UPDATE_RULES["iterative_dpo"], prefs, start, RuleSettings(beta=0.5), 60)
     assert trace[0].last_gap < 0.1
     assert trace[-1].last_gap > 0.5
 
@@ -65,12 +66,12 @@ def test_the_average_policy_keeps_the_bound_of_optimistic_mirror_descent(name):
     prefs = GAMES[name](11, generator)
     start = torch.softmax(torch.randn(11, generator=generator, dtype=torch.float64), -1)
     divergence = math.log(1 / start.min().item())
-    trace = play(UPDATE_RULES["onpo"], prefs, start_state(start), StepSettings(step_size=0.5), 1000)
+    trace = play(UPDATE_RULES["onpo"], prefs, start_state(start), RuleSettings(step_size=0.5), 1000)
     assert all(point.average_gap <= 4 * divergence / point.t for point in trace)
 
 
 def test_play_reports_gaps_from_the_start_to_the_last_round():
-    trace = play(UPDATE_RULES["omd"], RPS, start_state(START), StepSettings(step_size=0.5), 100)
+    trace = play(UPDATE_RULES["omd"], RPS, start_state(START), RuleSettings(step_size=0.5), 100)
     assert [trace[0].t, trace[-1].t] == [1, 100]
     # start (.6, .3, .1): paper wins .6 + .3 / 2 = .75, so the gap is .5; one policy is its own average
     assert trace[0] == pytest.approx((1, 0.5, 0.5))
@@ -80,7 +81,7 @@ def test_play_reports_gaps_from_the_start_to_the_last_round():
 # is reference * exp(r / tau) whatever the opponent.
 PREFS = torch.tensor([[0.5, 0.8], [0.2, 0.5]], dtype=torch.float64)
 REFERENCE = torch.tensor([0.25, 0.75], dtype=torch.float64)
-PULLED = StepSettings(step_size=1.0, kl_coef=0.1)
+PULLED = RuleSettings(step_size=1.0, kl_coef=0.1)
 NASH = torch.softmax(REFERENCE.log() + torch.tensor([0.3, 0.0]) / PULLED.kl_coef, -1)
 
 
@@ -105,7 +106,7 @@ def regularised_residual(name: str, kl_coef: float) -> float:
     reference = torch.softmax(torch.randn(3, generator=torch.Generator().manual_seed(2), dtype=torch.float64), -1)
     state = start_state(reference)
     for _ in range(4000):
-        state = step(UPDATE_RULES[name], prefs, state, StepSettings(step_size=2.0, kl_coef=kl_coef))
+        state = step(UPDATE_RULES[name], prefs, state, RuleSettings(step_size=2.0, kl_coef=kl_coef))
     expected = torch.softmax(reference.log() + win_rates(prefs, state.policy.exp()) / kl_coef, -1)
     return (state.policy.exp() - expected).abs().max().item()
 

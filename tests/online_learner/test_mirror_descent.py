@@ -13,20 +13,20 @@ from online_learner.mirror_descent import (
     all_pairs,
     best_worst_pairs,
     choose_pairs,
-    group_win_rates,
     margin_r2,
     mix_logps,
     pairwise_margins,
-    pairwise_targets,
     potential_fraction,
     random_pairs,
     rule_objective,
 )
+from online_learner.targets import group_win_rates, pairwise_targets
+from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import UPDATE_RULES
 from storage.errors import UserError
 
 ONPO, DPO = UPDATE_RULES["onpo"], UPDATE_RULES["dpo"]
-SETTINGS = {"step_size": 1.0, "kl_coef": 0.0, "beta": 0.5}
+SETTINGS = RuleSettings(step_size=1.0, kl_coef=0.0, beta=0.5)
 LOGPS = torch.tensor([[-1.0, -2.0, -4.0]], dtype=torch.float64)
 ANCHOR = torch.tensor([[-2.0, -2.0, -2.0]], dtype=torch.float64)  # log-ratios 1, 0, -2
 PREFS = torch.tensor([[[0.5, 0.75, 1.0], [0.25, 0.5, 0.5], [0.0, 0.5, 0.5]]], dtype=torch.float64)
@@ -34,7 +34,7 @@ PREFS = torch.tensor([[[0.5, 0.75, 1.0], [0.25, 0.5, 0.5], [0.0, 0.5, 0.5]]], dt
 
 def test_the_square_objective_by_hand():
     # margins (1,2): 1, (1,3): 3, (2,3): 2; targets 2 (p - 1/2): .5, 1, 0; ((.5)^2 + 2^2 + 2^2) / 3 = 2.75
-    assert rule_objective(ONPO, LOGPS, ANCHOR, PREFS, **SETTINGS).item() == pytest.approx(2.75)
+    assert rule_objective(ONPO, SETTINGS, LOGPS, ANCHOR, PREFS).item() == pytest.approx(2.75)
 
 
 def test_the_logistic_objective_by_hand():
@@ -43,21 +43,21 @@ def test_the_logistic_objective_by_hand():
         return label * math.log(1 + math.exp(-logit)) + (1 - label) * math.log(1 + math.exp(logit))
 
     expected = (cross_entropy(0.5, 0.75) + cross_entropy(1.5, 1.0) + cross_entropy(1.0, 0.5)) / 3
-    assert rule_objective(DPO, LOGPS, ANCHOR, PREFS, **SETTINGS).item() == pytest.approx(expected)
+    assert rule_objective(DPO, SETTINGS, LOGPS, ANCHOR, PREFS).item() == pytest.approx(expected)
 
 
 def test_win_rate_targets_by_hand():
     # group rates (2.25, 1.25, 1) / 3 = .75, .4167, .3333; targets 2 (r_i - r_j): .6667, .8333, .1667
     rule = replace(ONPO, target_kind="win_rate")
     expected = ((1 - 2 / 3) ** 2 + (3 - 5 / 6) ** 2 + (2 - 1 / 6) ** 2) / 3
-    assert rule_objective(rule, LOGPS, ANCHOR, PREFS, **SETTINGS).item() == pytest.approx(expected)
+    assert rule_objective(rule, SETTINGS, LOGPS, ANCHOR, PREFS).item() == pytest.approx(expected)
 
 
 def test_a_pointwise_rule_is_one_row():
     # SPPO: (log-ratio - eta (r - 1/2))^2 per response; each response is in two of the three pairs, so a plain mean over responses
     rule = replace(UPDATE_RULES["omd"], name="sppo", unit="response", target_kind="win_rate")
     expected = ((1 - 0.25) ** 2 + (0 + 1 / 12) ** 2 + (-2 + 1 / 6) ** 2) / 3
-    assert rule_objective(rule, LOGPS, ANCHOR, PREFS, **SETTINGS).item() == pytest.approx(expected)
+    assert rule_objective(rule, SETTINGS, LOGPS, ANCHOR, PREFS).item() == pytest.approx(expected)
 
 
 def test_of_two_responses_the_win_rate_difference_is_the_preference():
@@ -73,9 +73,9 @@ def test_opponent_weights_replace_the_equal_group():
 
 def test_margins_and_targets_of_all_ordered_pairs():
     assert pairwise_margins(LOGPS, ANCHOR)[0].tolist() == [[0, 1, 3], [-1, 0, 2], [-3, -2, 0]]
-    targets = pairwise_targets(ONPO, PREFS, step_size=1.0, kl_coef=0.0)
+    targets = pairwise_targets(ONPO, SETTINGS, PREFS)
     assert targets[0].tolist() == [[0, 0.5, 1], [-0.5, 0, 0], [-1, 0, 0]]
-    potential = pairwise_targets(replace(ONPO, target_kind="win_rate"), PREFS, step_size=1.0, kl_coef=0.0)
+    potential = pairwise_targets(replace(ONPO, target_kind="win_rate"), SETTINGS, PREFS)
     assert potential[0, 0].tolist() == pytest.approx([0, 2 / 3, 5 / 6])
 
 
@@ -84,7 +84,7 @@ def test_weights_choose_pairs_and_padding_is_never_read():
     logps = torch.cat([LOGPS, torch.full((1, 3), torch.nan, dtype=torch.float64)]).requires_grad_()
     weights = torch.zeros(2, 3, 3)
     weights[0, 0, 1], weights[0, 0, 2] = 2.0, 1.0
-    loss = rule_objective(ONPO, logps, ANCHOR.expand(2, -1), PREFS.expand(2, -1, -1), **SETTINGS, pair_weights=weights)
+    loss = rule_objective(ONPO, SETTINGS, logps, ANCHOR.expand(2, -1), PREFS.expand(2, -1, -1), pair_weights=weights)
     loss.backward()
     assert loss.item() == pytest.approx(1.5)
     assert logps.grad is not None
@@ -97,15 +97,15 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     generator = torch.Generator().manual_seed(0)
     logps, anchor = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
     prefs = PREFS.expand(4, -1, -1)
-    whole = rule_objective(ONPO, logps, anchor, prefs, **SETTINGS)
+    whole = rule_objective(ONPO, SETTINGS, logps, anchor, prefs)
     rows = (slice(0, 1), slice(1, 4))
-    parts = [rule_objective(ONPO, logps[r], anchor[r], prefs[r], **SETTINGS, total_weight=12.0) for r in rows]
+    parts = [rule_objective(ONPO, SETTINGS, logps[r], anchor[r], prefs[r], total_weight=12.0) for r in rows]
     torch.testing.assert_close(parts[0] + parts[1], whole)
 
 
 def test_adding_a_constant_to_all_logps_of_a_prompt_changes_nothing():
-    shifted = rule_objective(ONPO, LOGPS + 7, ANCHOR - 3, PREFS, **SETTINGS)
-    torch.testing.assert_close(shifted, rule_objective(ONPO, LOGPS, ANCHOR, PREFS, **SETTINGS))
+    shifted = rule_objective(ONPO, SETTINGS, LOGPS + 7, ANCHOR - 3, PREFS)
+    torch.testing.assert_close(shifted, rule_objective(ONPO, SETTINGS, LOGPS, ANCHOR, PREFS))
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,12 @@ def test_adding_a_constant_to_all_logps_of_a_prompt_changes_nothing():
 )
 def test_shapes_that_would_broadcast_are_refused(logps, anchor, prefs, weights):
     with pytest.raises(ValueError, match=r"\(N, K, K\), got"):
-        rule_objective(ONPO, logps, anchor, prefs, **SETTINGS, pair_weights=weights)
+        rule_objective(ONPO, SETTINGS, logps, anchor, prefs, pair_weights=weights)
 
 
 def test_no_chosen_pair_is_an_error_and_not_nan():
     with pytest.raises(ValueError, match="no pair is chosen"):
-        rule_objective(ONPO, LOGPS, ANCHOR, PREFS, **SETTINGS, pair_weights=torch.zeros(1, 3, 3))
+        rule_objective(ONPO, SETTINGS, LOGPS, ANCHOR, PREFS, pair_weights=torch.zeros(1, 3, 3))
 
 
 def test_anchors_are_mixed_by_coefficient_and_a_missing_policy_is_named():

@@ -2,16 +2,17 @@
 
 import pytest
 
-from online_learner.update_rules import UPDATE_RULES, check_pair_selection, get_rule, list_rules, mix_anchors
+from online_learner.update_rule import RuleSettings, mix_anchors
+from online_learner.update_rules import UPDATE_RULES, check_pair_selection, get_rule, list_rules
 from storage.errors import UserError
 
 
 def test_the_reference_rule_by_hand():
     # eta 2, tau .05: q = .9, anchors q^2 = .81 and .19, target eta (1 + q) = 3.8, next auxiliary 1 / 1.9 and .9 / 1.9
-    rule = UPDATE_RULES["onpo_ref"]
-    assert rule.anchors(2, 0.05) == pytest.approx({"auxiliary": 0.81, "reference": 0.19})
-    assert rule.target(2, 0.05) == pytest.approx(3.8)
-    assert rule.next_auxiliary(2, 0.05) == pytest.approx({"policy": 1 / 1.9, "auxiliary": 0.9 / 1.9})
+    rule, settings = UPDATE_RULES["onpo_ref"], RuleSettings(step_size=2, kl_coef=0.05)
+    assert rule.anchors(settings) == pytest.approx({"auxiliary": 0.81, "reference": 0.19})
+    assert rule.target(settings) == pytest.approx(3.8)
+    assert rule.next_auxiliary(settings) == pytest.approx({"policy": 1 / 1.9, "auxiliary": 0.9 / 1.9})
 
 
 @pytest.mark.parametrize(
@@ -20,15 +21,16 @@ def test_the_reference_rule_by_hand():
     [("onpo_ref", 3.0), ("onpo", 4.0), ("onpo_two_fit", 2.0), ("inpo", 2.0), ("omd", 2.0), ("ipo", 4.0), ("dpo", 0.0)],
 )
 def test_target_coefficients_by_hand(name, coefficient):
-    assert UPDATE_RULES[name].target(2.0, 0.25) == coefficient
+    assert UPDATE_RULES[name].target(RuleSettings(step_size=2.0, kl_coef=0.25)) == coefficient
 
 
 @pytest.mark.parametrize("name", list(UPDATE_RULES))
 def test_coefficients_of_every_rule_sum_to_one(name):
     rule = UPDATE_RULES[name]
     for step_size, kl_coef in ((1.0, 0.0), (5.0, 0.01), (4.0, 0.05)):
-        assert sum(rule.anchors(step_size, kl_coef).values()) == pytest.approx(1.0)
-        assert sum(rule.next_auxiliary(step_size, kl_coef).values()) == pytest.approx(1.0)
+        settings = RuleSettings(step_size=step_size, kl_coef=kl_coef)
+        assert sum(rule.anchors(settings).values()) == pytest.approx(1.0)
+        assert sum(rule.next_auxiliary(settings).values()) == pytest.approx(1.0)
 
 
 def test_the_default_rule_is_listed_first_with_its_settings():
@@ -51,12 +53,12 @@ def test_the_default_rule_is_listed_first_with_its_settings():
 )
 def test_settings_that_break_a_rule_are_refused_by_name_and_value(name, settings, words):
     with pytest.raises(UserError, match=words):
-        UPDATE_RULES[name].check(**settings)
+        UPDATE_RULES[name].check(RuleSettings(**settings))
 
 
 def test_settings_that_a_rule_does_not_use_are_not_checked():
-    UPDATE_RULES["onpo"].check(step_size=100.0, kl_coef=0.5, beta=-1.0)  # the paper's step of 100, no pull
-    UPDATE_RULES["onpo_ref"].check(step_size=5.0, kl_coef=0.0, beta=0.1)
+    UPDATE_RULES["onpo"].check(RuleSettings(step_size=100.0, kl_coef=0.5, beta=-1.0))  # the paper's step of 100, no pull
+    UPDATE_RULES["onpo_ref"].check(RuleSettings(step_size=5.0, kl_coef=0.0))
 
 
 def test_an_unknown_rule_is_answered_with_the_names():
@@ -88,12 +90,14 @@ def test_equal_policies_are_merged():
 def test_the_auxiliary_mixture_of_three_rounds_halves_each_time():
     rule, mixture = UPDATE_RULES["onpo"], {"p0": 1.0}
     for new, parent in (("p1", "p0"), ("p2", "p1"), ("p3", "p2")):
-        mixture = mix_anchors(rule.next_auxiliary(1, 0), mixture, parent, "p0", policy_id=new)
+        mixture = mix_anchors(rule.next_auxiliary(RuleSettings()), mixture, parent, "p0", policy_id=new)
     assert mixture == pytest.approx({"p0": 1 / 8, "p1": 1 / 8, "p2": 1 / 4, "p3": 1 / 2})
 
 
 def test_rules_without_optimism_carry_the_new_policy_alone():
-    assert mix_anchors(UPDATE_RULES["inpo"].next_auxiliary(2, 0.1), {"p0": 1.0}, "p0", "p0", policy_id="p1") == {"p1": 1.0}
+    assert mix_anchors(
+        UPDATE_RULES["inpo"].next_auxiliary(RuleSettings(step_size=2, kl_coef=0.1)), {"p0": 1.0}, "p0", "p0", policy_id="p1"
+    ) == {"p1": 1.0}
 
 
 def test_small_coefficients_are_dropped_on_request_and_the_rest_renormalised():
