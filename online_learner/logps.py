@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from online_learner.device import mixed_precision
 
@@ -27,8 +28,8 @@ class TokenisedResponse(NamedTuple):
 
 def token_logps(logits: Tensor, token_ids: Tensor) -> Tensor:
     """log P(token_ids[b, t] | what came before), (B, T); logits (B, T, V) are those at the position before each token."""
-    chosen = logits.float().gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-    return chosen - logits.float().logsumexp(-1)
+    losses = cross_entropy(logits.float().flatten(0, 1), token_ids.flatten(), reduction="none")
+    return -losses.view(token_ids.shape)
 
 
 def length_sorted_batches(sequences: Sequence[TokenisedResponse]) -> Iterator[list[int]]:
@@ -43,7 +44,8 @@ def response_logps(
 ) -> Tensor:
     """Summed log-probability of each response under ``model``, (B,), with gradient where the caller allows it.
 
-    Each sequence is forwarded once, whatever pairs it appears in. Padding is on the right and masked.
+    Each sequence is forwarded once, whatever pairs it appears in. Padding is on the right, where a causal model never looks back
+    at it: without a mask attention takes its faster path.
     """
     rows: list[Tensor | None] = [None] * len(sequences)
     num_done = 0
@@ -57,17 +59,18 @@ def response_logps(
 
 def _batch_logps(model: Any, batch: Sequence[TokenisedResponse]) -> Tensor:
     longest = max(sequence.length for sequence in batch)
+    first = min(len(sequence.prompt_ids) for sequence in batch) - 1  # the first position that predicts a response token
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    attended = torch.zeros_like(ids)
-    of_response = torch.zeros(len(batch), longest - 1, dtype=torch.bool)  # positions that predict a response token
+    next_ids = torch.zeros(len(batch), longest - first, dtype=torch.long)
+    of_response = torch.zeros_like(next_ids, dtype=torch.bool)  # positions that predict a response token
     for b, (prompt_ids, response_ids) in enumerate(batch):
-        length = len(prompt_ids) + len(response_ids)
-        ids[b, :length] = torch.tensor([*prompt_ids, *response_ids])
-        attended[b, :length] = 1
-        of_response[b, len(prompt_ids) - 1 : length - 1] = True
+        start, end = len(prompt_ids) - 1 - first, len(prompt_ids) + len(response_ids) - 1 - first
+        ids[b, : len(prompt_ids) + len(response_ids)] = torch.tensor([*prompt_ids, *response_ids])
+        next_ids[b, start:end] = torch.tensor(response_ids)
+        of_response[b, start:end] = True
     device = next(model.parameters()).device
-    ids, of_response = ids.to(device), of_response.to(device)
     with mixed_precision(device):
-        logits = model(input_ids=ids, attention_mask=attended.to(device), use_cache=False).logits
-    predicted = token_logps(logits[:, :-1], ids[:, 1:])
-    return torch.where(of_response, predicted, 0.0).sum(-1)
+        kept = torch.arange(first, longest, device=device)  # as an index, not a count: the model then copies the rows together
+        logits = model(input_ids=ids.to(device), use_cache=False, logits_to_keep=kept).logits
+    predicted = token_logps(logits, next_ids.to(device))
+    return torch.where(of_response.to(device), predicted, 0.0).sum(-1)

@@ -17,6 +17,8 @@ from online_learner.device import mixed_precision
 from online_learner.generation.base import Sample
 from storage.contract.settings import GenerationSettings
 
+ROWS_PER_DROP = 8  # finished rows are dropped when one in so many has finished: each time copies the whole cache
+
 
 def sample_with_transformers(
     model: Any,
@@ -88,8 +90,9 @@ def _sample_batch(
         if all(finished):
             break
         on_step((step + 1) / draws.shape[1])
-        if bool(ended.any()) and can_drop:
-            keep = (~ended).nonzero().squeeze(-1)
+        done = torch.tensor([finished[row] for row in running.tolist()])
+        if can_drop and done.sum() * ROWS_PER_DROP >= len(done):
+            keep = (~done).nonzero().squeeze(-1).to(device)
             cache.batch_select_indices(keep)
             running, chosen, attended, position = running[keep], chosen[keep], attended[keep], position[keep]
         step_ids = chosen.unsqueeze(-1)

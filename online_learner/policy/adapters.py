@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from online_learner.policy.lora_linear import speed_up
 from storage.contract.sealing import sha256
 from storage.errors import UserError
 
@@ -44,6 +45,7 @@ class TrainedAdapter:
                 raise UserError(f"peft puts no LoRA weights on {kind}: {error} Use another base model.") from error
         else:
             self.model = PeftModel.from_pretrained(own, parent, is_trainable=True)  # pyright: ignore[reportArgumentType]
+        speed_up(self.model)
         self.model.eval()  # no dropout anywhere: the probability that is trained is the one that samples
 
     def parameters(self) -> list[nn.Parameter]:
