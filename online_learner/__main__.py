@@ -64,7 +64,8 @@ def _rules(args: argparse.Namespace) -> int:
         print(json.dumps(rules))
     else:
         for rule in rules:
-            print(f"{rule['name']:<14} {rule['summary']}  [{rule['source']}]")
+            print(f"{rule['name']:<20} {rule['summary']}  [{rule['source']}]")
+            print("".join(f"{'':<21}needs {words}\n" for words in rule["needs"].values()), end="")
     return 0
 
 

@@ -3,9 +3,10 @@
 What the columns mean: update_rule.UpdateRule. mirror_descent computes a row; tests/games and tests/online_learner prove it.
 """
 
+from dataclasses import replace
 from typing import Any
 
-from online_learner.update_rule import RoleCoefficients, RuleSettings, UpdateRule, only
+from online_learner.update_rule import NEEDS, RoleCoefficients, RuleSettings, UpdateRule, only
 from storage.errors import UserError
 
 
@@ -17,9 +18,17 @@ def get_rule(name: str) -> UpdateRule:
 
 
 def list_rules() -> list[dict[str, Any]]:
-    """Name, summary, source and settings used of every rule, the default first."""
-    rules = UPDATE_RULES.values()
-    return [{"name": r.name, "summary": r.summary, "source": r.source, "settings": list(r.settings)} for r in rules]
+    """Name, summary, source, settings used and needs (name: in words) of every rule, the default first."""
+    return [
+        {
+            "name": rule.name,
+            "summary": rule.summary,
+            "source": rule.source,
+            "settings": list(rule.settings),
+            "needs": {name: NEEDS[name] for name in rule.needs},
+        }
+        for rule in UPDATE_RULES.values()
+    ]
 
 
 def check_pair_selection(rule: UpdateRule, selection: str) -> None:
@@ -61,7 +70,12 @@ def _geometric_mean(s: RuleSettings) -> RoleCoefficients:
     return {"policy": 0.5, "auxiliary": 0.5}
 
 
-_ROWS = (
+def _implicitly_pulled_parent(s: RuleSettings) -> RoleCoefficients:
+    kept = 1 / (1 + s.step_size * s.kl_coef)
+    return {"parent": kept, "reference": 1 - kept}
+
+
+_SELF_PLAY = (
     UpdateRule(
         name="onpo_ref",
         summary="Optimistic self-play with a pull to the reference policy; one fit a round. The default.",
@@ -111,6 +125,51 @@ _ROWS = (
         target=lambda s: s.step_size,
     ),
     UpdateRule(
+        name="spo",
+        summary="Self-play whose reward is the mean preference against the policy's own samples (minimax winner).",
+        source="arXiv:2401.04056, form from memory; the policy-gradient step is replaced by its mirror-descent equivalent",
+        settings=("step_size",),
+        anchors=only("parent"),
+        target=lambda s: s.step_size,
+        target_kind="win_rate",
+    ),
+    UpdateRule(
+        name="nash_md",
+        summary="Self-play against the mixture of parent and reference policy; slightly off the Nash policy at large steps.",
+        source="arXiv:2312.00886, Eq. 3-5",
+        settings=("step_size", "kl_coef"),
+        anchors=_pulled_parent,
+        target=lambda s: s.step_size,
+        target_kind="win_rate",
+        opponent="mixture",
+        needs=("mixture",),
+    ),
+    UpdateRule(
+        name="egpo",
+        summary="Extragradient: a half step, then the step against it; two label batches a round, tolerates larger steps.",
+        source="arXiv:2503.08942, released code; paper not read",
+        settings=("step_size", "kl_coef"),
+        anchors=_pulled_parent,
+        target=lambda s: s.step_size,
+        target_kind="win_rate",
+        fits=2,
+        opponent="half_step",
+        needs=("half_step",),
+    ),
+    UpdateRule(
+        name="nash_mp",
+        summary="Mirror-prox: extragradient with the pull taken at the new policy, so no step is too large for it.",
+        source="arXiv:2505.19731 v1, abstract read; the closed form is derived here",
+        settings=("step_size", "kl_coef"),
+        anchors=_implicitly_pulled_parent,
+        target=lambda s: s.step_size / (1 + s.step_size * s.kl_coef),
+        target_kind="win_rate",
+        fits=2,
+        opponent="half_step",
+        implicit_pull=True,
+        needs=("half_step",),
+    ),
+    UpdateRule(
         name="ipo",
         summary="Best answer to the judged responses, held near the reference policy; no self-play.",
         source="arXiv:2310.12036 v2, Eq. 17",
@@ -122,26 +181,269 @@ _ROWS = (
         auto={"kl_coef": 0.1},
     ),
     UpdateRule(
-        name="dpo",
-        summary="Direct preference optimisation on the judged pairs; assumes that preferences are transitive.",
-        source="arXiv:2305.18290, Eq. 7",
-        settings=("beta",),
+        name="online_ipo",
+        summary="Best answer to the policy's own responses, held near the reference policy.",
+        source="arXiv:2310.12036 v2, Eq. 17, on samples of the parent as in arXiv:2502.16852 (its baselines)",
+        settings=("kl_coef",),
         anchors=only("reference"),
-        pair_loss="logistic",
-        scale=lambda s: s.beta,
-        labels="hard",
-        sampler="dataset",
+        target=lambda s: 1 / s.kl_coef,
+        auto={"kl_coef": 0.1},
     ),
     UpdateRule(
+        name="rebel",
+        summary="Margins follow differences of mean logits (rewards) instead of preferences; also known as pairwise GPO.",
+        source="arXiv:2404.16767, form from memory; with a general preference model's logits: arXiv:2410.02197, Eq. 5.2",
+        settings=("step_size",),
+        anchors=only("parent"),
+        target=lambda s: s.step_size,
+        target_kind="logit",
+    ),
+    UpdateRule(
+        name="sppo",
+        summary="Self-play on single responses: each log-ratio goes to its win rate minus one half.",
+        source="arXiv:2405.00675, Eq. 4.7 as TRL quotes it; eta here is 1 / beta there",
+        settings=("step_size",),
+        anchors=only("parent"),
+        target=lambda s: s.step_size,
+        target_kind="win_rate",
+        unit="response",
+    ),
+    UpdateRule(
+        name="gpo",
+        summary="Self-play on single responses with mean logits for win rates; trusts the scale of the preference model.",
+        source="arXiv:2410.02197, Eq. 5.2-5.3; eta here is 1 / beta there",
+        settings=("step_size",),
+        anchors=only("parent"),
+        target=lambda s: s.step_size,
+        target_kind="logit",
+        unit="response",
+    ),
+)
+
+_DPO = UpdateRule(
+    name="dpo",
+    summary="Direct preference optimisation on the judged pairs; assumes that preferences are transitive.",
+    source="arXiv:2305.18290, Eq. 7",
+    settings=("beta",),
+    anchors=only("reference"),
+    pair_loss="logistic",
+    scale=lambda s: s.beta,
+    labels="hard",
+    sampler="dataset",
+)
+
+_LIKE_DPO = (  # each differs from DPO by what it names
+    _DPO,
+    replace(
+        _DPO,
         name="iterative_dpo",
         summary="DPO from the parent policy on its own responses each round; diverges on cyclic preferences.",
         source="arXiv:2312.11456, the released online form",
-        settings=("beta",),
         anchors=only("parent"),
-        pair_loss="logistic",
-        scale=lambda s: s.beta,
+        labels="soft",
+        sampler="on_policy",
+    ),
+    replace(
+        _DPO,
+        name="apo",
+        summary="Iterative DPO with momentum: faster on transitive preferences, amplifies cycles.",
+        source="arXiv:2410.06293, Eq. 3.5-3.7",
+        settings=("beta", "momentum"),
+        anchors=lambda s: {"parent": 1 + s.momentum, "previous": -s.momentum},
+        labels="soft",
+        sampler="extrapolated",
+        needs=("previous",),
+    ),
+    replace(
+        _DPO,
+        name="rpo",
+        summary="DPO that also raises the likelihood of the winners, so that it does not fall.",
+        source="arXiv:2405.16436, Eq. 4.6-4.8",
+        settings=("beta", "extra_coef"),
+        extras=lambda s: {"nll_winner": s.extra_coef * s.beta},
+        auto={"extra_coef": 0.005},
+    ),
+    replace(
+        _DPO,
+        name="rationale_dpo",
+        summary="DPO that also learns the reasons that annotators wrote.",
+        source="arXiv:2407.14477; the released code has another form of the second term",
+        settings=("beta", "extra_coef"),
+        extras=lambda s: {"nll_rationale": s.extra_coef},
+        needs=("rationales",),
+        auto={"extra_coef": 2.0},
+    ),
+    replace(
+        _DPO,
+        name="vpo",
+        summary="Pessimistic DPO: stays likely where the reference policy is likely.",
+        source="arXiv:2405.19320 v4, offline, abstract read; its form from arXiv:2405.21046, which is the online sign",
+        settings=("beta", "extra_coef"),
+        extras=lambda s: {"logp_samples": -s.extra_coef * s.beta},
+        needs=("reference_samples",),
+    ),
+    replace(
+        _DPO,
+        name="xpo",
+        summary="Exploring DPO: pairs of the parent against the reference, rewarded for leaving the reference's samples.",
+        source="arXiv:2405.21046, Algorithm 1 and Eq. 5; alpha as in TRL",
+        settings=("beta", "extra_coef"),
+        extras=lambda s: {"logp_samples": s.extra_coef},
+        labels="soft",
+        sampler="on_policy_and_reference",
+        needs=("reference_samples",),
+        auto={"extra_coef": 1e-5},
+    ),
+    replace(
+        _DPO,
+        name="hypo",
+        summary="DPO on the judged pairs, with the KL to the reference measured on the policy's own samples.",
+        source="arXiv:2406.01462, paper not read; its KL gradient by the standard leave-one-out estimator",
+        settings=("beta", "extra_coef"),
+        extras=lambda s: {"kl_ref": s.extra_coef},
+        needs=("policy_samples",),
+        auto={"extra_coef": 1e-3},
+    ),
+    replace(
+        _DPO,
+        name="preference_degree",
+        summary="DPO that also learns to tell how much of a response's key content was removed.",
+        source="arXiv:2409.17791 v1, abstract read; its code repository is empty, constants are unknown",
+        settings=("beta", "extra_coef"),
+        extras=lambda s: {"preference_degree": s.extra_coef},
+        needs=("degraded",),
+        auto={"extra_coef": 0.1},
+    ),
+    replace(
+        _DPO,
+        name="madpo",
+        summary="DPO with weights that stretch the margins of close pairs and shrink those of clear ones.",
+        source="arXiv:2510.05342, released code; paper not read",
+        weight="margin_adaptive",
+        needs=("model_logits",),
+    ),
+    replace(
+        _DPO,
+        name="upo",
+        summary="DPO on self-labelled pairs, weighted by how certain the preference model's heads are.",
+        source="arXiv:2409.11212, released code, which draws pairs by certainty; the paper's loss weight was not seen",
+        weight="certainty",
+        labels="ranking",
+        sampler="on_policy",
+        needs=("ensemble",),
+    ),
+    replace(
+        _DPO,
+        name="odpo",
+        summary="DPO that asks for a larger margin where annotators said much better.",
+        source="arXiv:2402.10571, form from memory: an offset of alpha log strength",
+        settings=("beta", "margin_coef"),
+        target=lambda s: s.margin_coef,
+        target_kind="winner",
+        needs=("strengths",),
+    ),
+    replace(
+        _DPO,
+        name="modpo",
+        summary="DPO for several objectives: the others' ratings are a margin on the judged one.",
+        source="arXiv:2310.03708, released code; paper not read",
+        settings=("beta", "main_weight"),
+        target=lambda s: (1 - s.main_weight) / s.main_weight,
+        target_kind="score",
+        scale=lambda s: s.beta / s.main_weight,
+        needs=("objectives",),
+    ),
+    replace(
+        _DPO,
+        name="pessimistic_dpo",
+        summary="DPO that asks more of responses about which the preference model is unsure.",
+        source="arXiv:2312.11456, offline option II, as restated elsewhere",
+        settings=("beta", "margin_coef"),
+        target=lambda s: -s.margin_coef,
+        target_kind="score",
+        needs=("ensemble",),
+    ),
+    replace(
+        _DPO,
+        name="rdpo",
+        summary="DPO whose loss is unbiased where a known share of labels is the wrong way round.",
+        source="arXiv:2403.00409, as in TRL (robust)",
+        settings=("beta", "flip_rate"),
+        label_map=lambda p, s: (p - s.flip_rate) / (1 - 2 * s.flip_rate),
+    ),
+    replace(
+        _DPO,
+        name="cdpo",
+        summary="DPO with softened labels: never quite sure of a verdict.",
+        source="label smoothing as in TRL; note by E. Mitchell (2023), not read",
+        settings=("beta", "flip_rate"),
+        label_map=lambda p, s: (1 - s.flip_rate) * p + s.flip_rate * (1 - p),
+    ),
+    replace(
+        _DPO,
+        name="simpo",
+        summary="Likelihood per token, no reference policy, a fixed margin.",
+        source="arXiv:2405.14734, as in TRL",
+        settings=("beta", "margin_coef"),
+        anchors=lambda s: {},
+        target=lambda s: s.margin_coef,
+        target_kind="winner",
+        length_normalised=True,
+        auto={"beta": 2.0, "margin_coef": 0.5},
+    ),
+    replace(
+        _DPO,
+        name="sigmoid_norm",
+        summary="DPO on log-ratios per token.",
+        source="as in TRL",
+        length_normalised=True,
+    ),
+    replace(
+        _DPO,
+        name="slic",
+        summary="Hinge loss on the judged pairs: stops at a margin.",
+        source="arXiv:2305.10425 as normalised in arXiv:2309.06657, Eq. 10",
+        pair_loss="hinge",
+    ),
+    replace(
+        _DPO,
+        name="rso",
+        summary="DPO on responses of the reference policy, kept by rejection sampling as if drawn from the best policy.",
+        source="arXiv:2309.06657, section 3.2, Theorem 1 and Eq. 8",
+        labels="soft",
+        sampler="rejection",
+        needs=("candidates",),
+        auto={"beta": 0.05},
+    ),
+    replace(
+        _DPO,
+        name="multi_step_rejection",
+        summary="The same, kept in several milder steps.",
+        source="arXiv:2312.11456, as restated elsewhere; acceptance derived",
+        labels="soft",
+        sampler="multi_step_rejection",
+        needs=("candidates",),
+    ),
+    replace(
+        _DPO,
+        name="spin",
+        summary="Demonstrations win over the policy's own responses; needs no comparisons.",
+        source="arXiv:2405.17888, released implicit form",
+        anchors=only("parent"),
+        sampler="demonstrations",
+        needs=("demonstrations",),
+    ),
+    replace(
+        _DPO,
+        name="tpo",
+        summary="Ranks a list of responses by win rate; pairs count by what swapping them would change.",
+        source="arXiv:2410.12854, Eq. 7-8, without the step weights of Eq. 10",
+        weight="ndcg",
+        labels="ranking",
+        sampler="on_policy",
+        auto={"beta": 0.5},
     ),
 )
 
 PAIR_SELECTIONS = ("all", "random", "best_worst")
-UPDATE_RULES: dict[str, UpdateRule] = {row.name: row for row in _ROWS}
+UPDATE_RULES: dict[str, UpdateRule] = {row.name: row for row in (*_SELF_PLAY, *_LIKE_DPO)}

@@ -1,8 +1,13 @@
 """The table of update rules: coefficients by hand, settings refused, mixtures of policies."""
 
+from dataclasses import fields, replace
+
 import pytest
 
-from online_learner.update_rule import RuleSettings, mix_anchors
+from online_learner.extras import EXTRAS
+from online_learner.losses import PAIR_LOSSES
+from online_learner.pair_weights import PAIR_WEIGHTS
+from online_learner.update_rule import NEEDS, RuleSettings, mix_anchors
 from online_learner.update_rules import UPDATE_RULES, check_pair_selection, get_rule, list_rules
 from storage.errors import UserError
 
@@ -25,11 +30,11 @@ def test_target_coefficients_by_hand(name, coefficient):
 
 
 @pytest.mark.parametrize("name", list(UPDATE_RULES))
-def test_coefficients_of_every_rule_sum_to_one(name):
+def test_coefficients_of_every_rule_sum_to_one_or_are_none(name):
     rule = UPDATE_RULES[name]
     for step_size, kl_coef in ((1.0, 0.0), (5.0, 0.01), (4.0, 0.05)):
         settings = RuleSettings(step_size=step_size, kl_coef=kl_coef)
-        assert sum(rule.anchors(settings).values()) == pytest.approx(1.0)
+        assert sum(rule.anchors(settings).values()) == pytest.approx(0.0 if name == "simpo" else 1.0)
         assert sum(rule.next_auxiliary(settings).values()) == pytest.approx(1.0)
 
 
@@ -38,7 +43,8 @@ def test_the_default_rule_is_listed_first_with_its_settings():
     assert [row["name"] for row in rows] == list(UPDATE_RULES)
     assert rows[0]["name"] == "onpo_ref"
     assert rows[0]["settings"] == ["step_size", "kl_coef"]
-    assert all(row["summary"].endswith(".") and "arXiv" in row["source"] for row in rows)
+    assert rows[0]["needs"] == {"auxiliary": "the mixture of policies that earlier rounds carried on"}
+    assert all(row["summary"].endswith(".") and row["source"] for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,12 @@ def test_the_default_rule_is_listed_first_with_its_settings():
         ("onpo", {"step_size": 0.0, "kl_coef": 0.0, "beta": 0.1}, "step_size must be a positive number, got 0.0"),
         ("ipo", {"step_size": 1.0, "kl_coef": 0.0, "beta": 0.1}, "kl_coef must be a positive number, got 0.0"),
         ("dpo", {"step_size": 1.0, "kl_coef": 0.0, "beta": float("nan")}, "beta must be a positive number, got nan"),
+        ("apo", {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        ("rdpo", {"flip_rate": 0.5}, r"flip_rate must be in \[0, 0.5\), got 0.5"),
+        ("modpo", {"main_weight": 0.0}, r"main_weight must be in \(0, 1\], got 0.0"),
+        ("rpo", {"extra_coef": -1.0}, "extra_coef must be zero or a positive number, got -1.0"),
+        ("simpo", {"margin_coef": float("inf")}, "margin_coef must be zero or a positive number, got inf"),
+        ("egpo", {"step_size": 20.0, "kl_coef": 0.05}, "go past the reference policy"),
     ],
 )
 def test_settings_that_break_a_rule_are_refused_by_name_and_value(name, settings, words):
@@ -58,6 +70,7 @@ def test_settings_that_break_a_rule_are_refused_by_name_and_value(name, settings
 
 def test_settings_that_a_rule_does_not_use_are_not_checked():
     UPDATE_RULES["onpo"].check(RuleSettings(step_size=100.0, kl_coef=0.5, beta=-1.0))  # the paper's step of 100, no pull
+    UPDATE_RULES["nash_mp"].check(RuleSettings(step_size=100.0, kl_coef=0.5))  # its pull has no upper limit
     UPDATE_RULES["onpo_ref"].check(RuleSettings(step_size=5.0, kl_coef=0.0))
 
 
@@ -67,7 +80,7 @@ def test_an_unknown_rule_is_answered_with_the_names():
     assert get_rule("inpo") is UPDATE_RULES["inpo"]
 
 
-@pytest.mark.parametrize("name", ["onpo_ref", "onpo", "onpo_two_fit", "inpo", "omd", "ipo"])
+@pytest.mark.parametrize("name", ["onpo_ref", "onpo", "onpo_two_fit", "inpo", "omd", "ipo", "online_ipo"])
 def test_best_against_worst_is_refused_where_it_moves_the_fixed_point(name):
     with pytest.raises(UserError, match=f"best_worst.*{name}.*Use pairs = 'all' or 'random'"):
         check_pair_selection(UPDATE_RULES[name], "best_worst")
@@ -98,6 +111,45 @@ def test_rules_without_optimism_carry_the_new_policy_alone():
     assert mix_anchors(
         UPDATE_RULES["inpo"].next_auxiliary(RuleSettings(step_size=2, kl_coef=0.1)), {"p0": 1.0}, "p0", "p0", policy_id="p1"
     ) == {"p1": 1.0}
+
+
+def test_momentum_counts_from_the_policy_before_the_parent_and_is_none_in_the_first_round():
+    roles = UPDATE_RULES["apo"].anchors(RuleSettings(momentum=0.3))
+    assert mix_anchors(roles, {"p0": 1.0}, "p2", "p0", previous_id="p1") == pytest.approx({"p2": 1.3, "p1": -0.3})
+    assert mix_anchors(roles, {"p0": 1.0}, "p0", "p0") == pytest.approx({"p0": 1.0})
+
+
+def test_a_rule_without_anchors_has_no_mixture():
+    assert mix_anchors(UPDATE_RULES["simpo"].anchors(RuleSettings()), {"p0": 1.0}, "p1", "p0") == {}
+
+
+def test_every_row_names_what_exists():
+    settings = {field.name for field in fields(RuleSettings)}
+    for rule in UPDATE_RULES.values():
+        assert set(rule.settings) <= settings
+        assert set(rule.auto or {}) <= set(rule.settings)
+        assert set(rule.needs) <= set(NEEDS)
+        assert rule.pair_loss in PAIR_LOSSES
+        assert rule.weight in PAIR_WEIGHTS
+        assert set(rule.extras(RuleSettings())) <= set(EXTRAS)
+        assert ("half_step" in rule.needs) == (rule.opponent == "half_step" and rule.fits == 2)
+        assert ("mixture" in rule.needs) == (rule.opponent == "mixture")
+
+
+def test_settings_that_a_rule_names_change_it_and_others_do_not():
+    changed = {"step_size": 2.0, "kl_coef": 0.3, "beta": 0.7, "momentum": 0.6, "flip_rate": 0.3, "margin_coef": 3.0}
+    changed |= {"extra_coef": 0.5, "main_weight": 0.9}
+
+    def numbers(rule, settings):
+        mapped = rule.label_map(0.9, settings) if rule.label_map else None
+        mixtures = rule.anchors(settings), rule.next_auxiliary(settings), rule.extras(settings)
+        return rule.target(settings), rule.scale(settings), mapped, *mixtures
+
+    base = RuleSettings(step_size=1.0, kl_coef=0.1)
+    for rule in UPDATE_RULES.values():
+        for name, value in changed.items():
+            differs = numbers(rule, base) != numbers(rule, replace(base, **{name: value}))
+            assert differs == (name in rule.settings), (rule.name, name)
 
 
 def test_small_coefficients_are_dropped_on_request_and_the_rest_renormalised():
