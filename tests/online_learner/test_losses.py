@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from online_learner.losses import PAIR_LOSSES, log_ratio_margin, logistic_loss, square_loss
+from online_learner.losses import PAIR_LOSSES, hinge_loss, log_ratio_margin, logistic_loss, square_loss
 
 finite = st.floats(-20, 20)
 probability = st.floats(0, 1)
@@ -50,6 +50,11 @@ def test_logistic_loss_is_least_where_the_probability_is_the_soft_label():
     logistic_loss(margin, column(0), column(0.8), 0.5).sum().backward()
     assert margin.grad is not None
     assert margin.grad.item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_hinge_loss_by_hand():  # relu(1 - (.5 * 1.2 - .1)) = .5; label 0: 1 + .5; label .25: a quarter of .5, three of 1.5
+    found = hinge_loss(column(1.2, 1.2, 1.2, 9), column(0.1, 0.1, 0.1, 0), column(1, 0, 0.25, 1), 0.5)
+    assert found.tolist() == pytest.approx([0.5, 1.5, 1.25, 0.0])
 
 
 def test_large_margins_give_finite_losses():  # softplus(1000) = 1000

@@ -20,7 +20,7 @@ from online_learner.mirror_descent import (
     random_pairs,
     rule_objective,
 )
-from online_learner.targets import group_win_rates, pairwise_targets
+from online_learner.targets import PairFacts, group_win_rates, pairwise_targets
 from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import UPDATE_RULES
 from storage.errors import UserError
@@ -55,7 +55,7 @@ def test_win_rate_targets_by_hand():
 
 def test_a_pointwise_rule_is_one_row():
     # SPPO: (log-ratio - eta (r - 1/2))^2 per response; each response is in two of the three pairs, so a plain mean over responses
-    rule = replace(UPDATE_RULES["omd"], name="sppo", unit="response", target_kind="win_rate")
+    rule = UPDATE_RULES["sppo"]
     expected = ((1 - 0.25) ** 2 + (0 + 1 / 12) ** 2 + (-2 + 1 / 6) ** 2) / 3
     assert rule_objective(rule, SETTINGS, LOGPS, ANCHOR, PREFS).item() == pytest.approx(expected)
 
@@ -77,6 +77,20 @@ def test_margins_and_targets_of_all_ordered_pairs():
     assert targets[0].tolist() == [[0, 0.5, 1], [-0.5, 0, 0], [-1, 0, 0]]
     potential = pairwise_targets(replace(ONPO, target_kind="win_rate"), SETTINGS, PREFS)
     assert potential[0, 0].tolist() == pytest.approx([0, 2 / 3, 5 / 6])
+
+
+def test_other_kinds_of_target_by_hand():
+    simpo, rebel = UPDATE_RULES["simpo"], UPDATE_RULES["rebel"]
+    # towards the winner: gamma (2 p - 1) is .7 for a sure winner and 0 for a tie
+    winners = pairwise_targets(simpo, RuleSettings(margin_coef=0.7), torch.tensor([[[0.5, 1.0], [0.0, 0.5]]]))
+    torch.testing.assert_close(winners[0], torch.tensor([[0.0, 0.7], [-0.7, 0.0]]))
+    # mean logits of (.5, .8) and (.2, .5) are +-log(4) / 2
+    logits = pairwise_targets(rebel, RuleSettings(step_size=3.0), torch.tensor([[[0.5, 0.8], [0.2, 0.5]]]))
+    assert logits[0, 0, 1].item() == pytest.approx(3 * math.log(4))
+    # win rates against opponents from outside the group come as scores
+    egpo, facts = UPDATE_RULES["egpo"], PairFacts(scores=torch.tensor([[0.9, 0.3, 0.5]]))
+    outside = pairwise_targets(egpo, RuleSettings(step_size=2.0), PREFS, facts)
+    assert outside[0, 0].tolist() == pytest.approx([0.0, 1.2, 0.8])
 
 
 def test_weights_choose_pairs_and_padding_is_never_read():

@@ -107,12 +107,6 @@ def test_the_auxiliary_mixture_of_three_rounds_halves_each_time():
     assert mixture == pytest.approx({"p0": 1 / 8, "p1": 1 / 8, "p2": 1 / 4, "p3": 1 / 2})
 
 
-def test_rules_without_optimism_carry_the_new_policy_alone():
-    assert mix_anchors(
-        UPDATE_RULES["inpo"].next_auxiliary(RuleSettings(step_size=2, kl_coef=0.1)), {"p0": 1.0}, "p0", "p0", policy_id="p1"
-    ) == {"p1": 1.0}
-
-
 def test_momentum_counts_from_the_policy_before_the_parent_and_is_none_in_the_first_round():
     roles = UPDATE_RULES["apo"].anchors(RuleSettings(momentum=0.3))
     assert mix_anchors(roles, {"p0": 1.0}, "p2", "p0", previous_id="p1") == pytest.approx({"p2": 1.3, "p1": -0.3})
@@ -150,6 +144,53 @@ def test_settings_that_a_rule_names_change_it_and_others_do_not():
         for name, value in changed.items():
             differs = numbers(rule, base) != numbers(rule, replace(base, **{name: value}))
             assert differs == (name in rule.settings), (rule.name, name)
+
+
+ON_POLICY = {
+    "onpo_ref",
+    "onpo",
+    "onpo_two_fit",
+    "inpo",
+    "omd",
+    "spo",
+    "nash_md",
+    "egpo",
+    "nash_mp",
+    "online_ipo",
+    "rebel",
+    "sppo",
+}
+ON_POLICY |= {"gpo", "iterative_dpo", "upo", "tpo"}
+ELSEWHERE = {"extrapolated": {"apo"}, "on_policy_and_reference": {"xpo"}, "demonstrations": {"spin"}, "rejection": {"rso"}}
+ELSEWHERE |= {"multi_step_rejection": {"multi_step_rejection"}}
+
+
+def names(column, value):
+    return {name for name, rule in UPDATE_RULES.items() if getattr(rule, column) == value}
+
+
+def test_who_makes_the_pairs_and_who_labels_them():
+    assert names("sampler", "on_policy") == ON_POLICY
+    assert {sampler: names("sampler", sampler) for sampler in ELSEWHERE} == ELSEWHERE
+    from_people = names("sampler", "dataset")
+    assert len(from_people) == len(UPDATE_RULES) - len(ON_POLICY) - len(ELSEWHERE)
+    assert names("labels", "hard") == from_people | {"spin"}
+    assert names("labels", "ranking") == {"upo", "tpo"}
+    assert names("length_normalised", True) == {"simpo", "sigmoid_norm"}
+
+
+def test_who_the_opponent_of_a_win_rate_is():
+    assert names("opponent", "half_step") == {"egpo", "nash_mp"}
+    assert names("opponent", "mixture") == {"nash_md"}
+    assert names("target_kind", "win_rate") == {"egpo", "nash_mp", "nash_md", "spo", "sppo"}
+    assert names("target_kind", "logit") == {"rebel", "gpo"}
+    assert names("unit", "response") == {"sppo", "gpo"}
+
+
+@pytest.mark.parametrize("name", [name for name, rule in UPDATE_RULES.items() if "auxiliary" not in rule.needs])
+def test_rules_without_optimism_carry_the_new_policy_alone(name):
+    roles = UPDATE_RULES[name].next_auxiliary(RuleSettings(step_size=2, kl_coef=0.1))
+    assert mix_anchors(roles, {"p0": 1.0}, "p0", "p0", policy_id="p1") == {"p1": 1.0}
 
 
 def test_small_coefficients_are_dropped_on_request_and_the_rest_renormalised():
