@@ -1,5 +1,6 @@
 """The fit of a round: as often as the learning rate needs, each fit kept at the epoch that suits unseen prompts best."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ NUM_PROMPTS_FOR_KL = 96
 TRAINING_FACTS = "nashloop.json"  # beside an adapter: what later rounds reuse
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitInput:
+    """What a fit minimises and on what: anchor_logps (N, K); rows of the groups to train on and rows to watch."""
+
+    objective: Objective
+    groups: Groups
+    anchor_logps: Tensor
+    split: tuple[list[int], list[int]]
+
+
 def fit_at_a_suitable_rate(
-    job: Job,
-    adapter: TrainedAdapter,
-    objective: Objective,
-    groups: Groups,
-    split: tuple[list[int], list[int]],
-    anchor: Tensor,
-    parent: Path | None,
+    job: Job, adapter: TrainedAdapter, fit_input: FitInput, parent: Path | None
 ) -> tuple[float, str, Tensor]:
     """Fit, and again at a third of the rate while the policy moves further than the step asks for (learning_rate.py).
 
@@ -37,28 +42,30 @@ def fit_at_a_suitable_rate(
     config: Any = job.base.model.config
     width = config.get_text_config().hidden_size
     rate = float(wanted) if wanted != "auto" else earlier or starting_rate(width)
-    exact = exact_step_kl(objective, groups.preferences)
+    rule = fit_input.objective.rule
+    exact = exact_step_kl(fit_input.objective, fit_input.groups)
     start = adapter.state()
-    attempt, kl, last_anchor = 0, 0.0, anchor
+    attempt, kl, last = 0, 0.0, fit_input
     while True:
         adapter.restore(start)
-        last_anchor = anchor
-        for index in range(objective.rule.fits):
-            if index == 1 and objective.rule.opponent != "half_step":  # the second fit is anchored at what the first one reached
+        last = fit_input
+        num_fits = 1 if rule.opponent == "half_step" else rule.fits  # each of its fits is a stage of its own
+        for index in range(num_fits):
+            if index == 1:  # the second fit is anchored at what the first one reached
                 with torch.no_grad():
-                    last_anchor = group_logps(adapter.model, groups).cpu()
-            _fit(job, adapter, objective, groups, split, last_anchor, rate, index)
+                    last = replace(fit_input, anchor_logps=group_logps(adapter.model, fit_input.groups).cpu())
+            _fit(job, adapter, last, rate, (index, num_fits))
         kl = _kl_to_parent(job, adapter)
         job.progress.tell(1.0, f"moved {kl:.2f} nats", {"update/kl_to_parent_nats": kl})
         if wanted != "auto":
-            return rate, "", last_anchor
+            return rate, "", last.anchor_logps
         if kl <= allowed_kl(exact) or attempt == MAX_FITS - 1:
             break
         rate, attempt = rate / BACK_OFF, attempt + 1
     source = "of the parent's round" if earlier else f"for a model of width {width}"
     backed_off = f", divided by {BACK_OFF:g} {attempt} times because the policy moved too far" if attempt else ""
     why = f"automatic: the rate {source}{backed_off}; the policy moved {kl:.2f} nats, up to {allowed_kl(exact):.2f} suit the step"
-    return rate, why, last_anchor
+    return rate, why, last.anchor_logps
 
 
 def _kl_to_parent(job: Job, adapter: TrainedAdapter) -> float:
@@ -79,19 +86,11 @@ def _schedule(job: Job, rate: float, index: int) -> Schedule:
     return Schedule(epochs=update.epochs, groups_per_step=update.prompts_per_step, learning_rate=rate, seed=seed)
 
 
-def _fit(
-    job: Job,
-    adapter: TrainedAdapter,
-    objective: Objective,
-    groups: Groups,
-    split: tuple[list[int], list[int]],
-    anchor: Tensor,
-    rate: float,
-    index: int,
-) -> None:
+def _fit(job: Job, adapter: TrainedAdapter, fit_input: FitInput, rate: float, place: tuple[int, int]) -> None:
     """One fit, ended where the loss on the watched groups was lowest: a model that only learns responses by heart stops early."""
-    train, held_out = split
-    fits, schedule = objective.rule.fits, _schedule(job, rate, index)
+    objective, groups, anchor = fit_input.objective, fit_input.groups, fit_input.anchor_logps
+    (train, held_out), (index, fits) = fit_input.split, place
+    schedule = _schedule(job, rate, index)
     steps_per_epoch = schedule.num_steps(len(train)) // schedule.epochs
     best: tuple[float, list[Tensor]] | None = None
 

@@ -6,9 +6,10 @@ than that did something else than the step, and is repeated more slowly. Pure fu
 """
 
 import torch
-from torch import Tensor
 
+from online_learner.policy.groups import Groups
 from online_learner.policy.train import Objective
+from online_learner.targets import potentials
 
 LARGEST_RATE, WIDTH_OF_LARGEST = 3e-3, 128  # measured: suits widths up to 128 with rank 8; wider models need proportionally less
 BACK_OFF = 3.0
@@ -22,18 +23,20 @@ def starting_rate(hidden_size: int) -> float:
     return LARGEST_RATE * min(1.0, WIDTH_OF_LARGEST / hidden_size)
 
 
-def exact_step_kl(objective: Objective, preferences: Tensor) -> float:
-    """Mean KL(step || parent) over groups, nats, had the step been exact on each group's K responses; preferences (N, K, K).
+def exact_step_kl(objective: Objective, groups: Groups) -> float:
+    """Mean KL(step || parent) over groups, nats, had the step been exact on each group's K responses.
 
     The step tilts the K samples, equally likely under the parent, by exp(c r_i): KL = log K - entropy of softmax(c r). It is a
     little low, because K samples cannot be tilted by more than log K.
     """
-    if objective.rule.pair_loss != "square":
+    rule = objective.rule
+    if rule.pair_loss != "square":
         return LOGISTIC_KL_NATS
-    ratios = objective.rule.target(objective.settings) * preferences.mean(-1)
-    tilted = torch.softmax(ratios, dim=-1)
+    in_pairs = rule.target_kind == "pair"
+    values = groups.preferences.mean(-1) if in_pairs else potentials(rule, groups.preferences, groups.facts)
+    tilted = torch.softmax(rule.target(objective.settings) * values, dim=-1)
     entropy = -(tilted * tilted.clamp_min(1e-12).log()).sum(-1)
-    return float((torch.log(torch.tensor(float(preferences.shape[-1]))) - entropy).mean())
+    return float((torch.log(torch.tensor(float(groups.preferences.shape[-1]))) - entropy).mean())
 
 
 def allowed_kl(exact_kl: float) -> float:

@@ -7,28 +7,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from online_learner.fitting import TRAINING_FACTS, fit_at_a_suitable_rate
+from online_learner.anchor_mixture import anchor_mixture
+from online_learner.fitting import TRAINING_FACTS, FitInput, fit_at_a_suitable_rate
 from online_learner.jobs import Job, finite, read_json, write_json
 from online_learner.logps import response_logps
-from online_learner.mirror_descent import choose_pairs, mix_logps
+from online_learner.mirror_descent import mix_logps
+from online_learner.opponents import opponent_win_rates, save_win_rates, with_scores
 from online_learner.policy.adapters import CONFIG, PolicyScorer, TrainedAdapter, check_adapter
-from online_learner.policy.groups import Groups, groups_of_candidates, groups_of_verdicts
+from online_learner.policy.groups import Groups
 from online_learner.policy.train import Objective, diagnostics, group_logps
 from online_learner.preference_models.audit import fit_and_audit
-from online_learner.responses import (
-    features_of,
-    load_by_id,
-    parents_candidates,
-    save_by_id,
-    stack_features,
-    tokenised_responses,
-)
+from online_learner.responses import features_of, load_by_id, parents_candidates, save_by_id
+from online_learner.rule_values import as_json, pick_settings, picked_settings
 from online_learner.seeds import stream, stream_seed
-from online_learner.update_rule import RuleSettings, mix_anchors
-from online_learner.update_rules import check_pair_selection, get_rule
+from online_learner.targets import group_win_rates
+from online_learner.training_groups import training_groups
+from online_learner.update_rules import get_rule
 from storage.errors import UserError
 
-AUTO = {True: (4.0, 0.05), False: (5.0, 0.01)}  # (step_size, kl_coef) with and without cycles
 HELD_OUT_SHARE = 0.1  # of the groups, to watch the fit on prompts it does not see
 MIN_GROUPS_TO_HOLD_OUT = 20
 
@@ -49,7 +45,7 @@ def labels_stage(job: Job, out: Path) -> None:
 
 
 def preference_stage(job: Job, out: Path) -> None:
-    """Features, preference models, audit; and the probability of every pair of the parent's candidates."""
+    """Features of judged responses and of the parent's candidates, preference models, audit."""
     candidates = parents_candidates(job)
     judgments = job.table("judgments")
     judged = {*judgments["response_a_id"].to_pylist(), *judgments["response_b_id"].to_pylist()}
@@ -71,61 +67,56 @@ def preference_stage(job: Job, out: Path) -> None:
     job.progress.tell(1.0, "fitted", {"preference/log_loss": chosen["log_loss"], "preference/accuracy": chosen["accuracy"]})
     write_json(out / "preference.json", finite(fitted.report))
     write_json(out / "audit.json", finite(audit))
-    probabilities = {prompt: torch.sigmoid(fitted.logits(stack_features(features, ids)))[0] for prompt, ids in candidates.items()}
-    save_by_id(out / "probabilities.safetensors", probabilities or {"": torch.zeros(1)})
+    save_by_id(out / "features.safetensors", features)
 
 
 def anchors_stage(job: Job, out: Path) -> None:
     """Settings left on auto, the anchor mixture, and each of its policies' log-probabilities of the training responses."""
-    update = job.settings.update
-    rule = get_rule(update.rule)
-    check_pair_selection(rule, update.pairs)
-    step_size, kl_coef, why = _picked(job)
-    settings = RuleSettings(step_size=step_size, kl_coef=kl_coef, beta=update.beta)
-    rule.check(settings)
-    lineage = job.lineage
-    mixture = mix_anchors(rule.anchors(settings), lineage["auxiliary"], lineage["parent"], lineage["reference"], drop_small=True)
+    rule = get_rule(job.settings.update.rule)
+    settings, why = pick_settings(job)
     groups = training_groups(job)
+    mixture = anchor_mixture(job, rule.anchors(settings), drop_small=True)
+    read = list(mixture)
+    if rule.opponent == "mixture" and job.lineage["parent"] not in mixture:
+        read.append(job.lineage["parent"])
     scorer = PolicyScorer(job.base.model)
     logps: dict[str, Tensor] = {}
     with torch.no_grad():
-        for i, policy_id in enumerate(mixture):
+        for i, policy_id in enumerate(read):
 
             def on_progress(share: float, i: int = i) -> None:
-                message = f"policy {i + 1} of {len(mixture)} on {len(groups.sequences)} responses"
-                job.progress.tell((i + share) / len(mixture), message)
+                message = f"policy {i + 1} of {len(read)} on {len(groups.sequences)} responses"
+                job.progress.tell((i + share) / len(read), message)
 
             model = scorer.use(job.deltas(policy_id))
             logps[policy_id] = response_logps(model, groups.sequences, on_progress).cpu()
     save_by_id(out / "logps.safetensors", logps)
-    write_json(out / "picked.json", {"step_size": step_size, "kl_coef": kl_coef, "why": why, "anchors": mixture})
+    write_json(out / "picked.json", {"settings": as_json(settings), "why": why, "anchors": mixture})
+
+
+def half_step_stage(job: Job, out: Path) -> None:
+    """The first fit of a rule that plays against its own half step: its samples, and how often each response beats them."""
+    fit_input = fit_inputs(job)
+    rates = group_win_rates(fit_input.groups.preferences, fit_input.groups.facts.opponent_weights)
+    adapter, _, _ = _fit(job, with_scores(fit_input, rates))
+    save_win_rates(job, adapter, fit_input.groups, out)
 
 
 def update_stage(job: Job, out: Path) -> None:
     """The fit, or both fits of a two-fit rule: adapter/ and how well its margins reach their targets."""
-    update, picked = job.settings.update, read_json(job.stage_dir("anchors") / "picked.json")
-    objective = Objective(
-        rule=get_rule(update.rule),
-        settings=RuleSettings(step_size=picked["step_size"], kl_coef=picked["kl_coef"], beta=update.beta),
-    )
-    groups = training_groups(job)
-    anchor = groups.spread(mix_logps(load_by_id(job.stage_dir("anchors") / "logps.safetensors"), picked["anchors"]))
-    train, held_out = _split(groups, stream(job.settings.seed, "held-out groups"))
-    parent = parent_adapter(job)
-    adapter = TrainedAdapter(
-        job.base.model,
-        rank=update.lora_rank,
-        alpha=update.lora_alpha,
-        parent=parent,
-        seed=stream_seed(job.settings.seed, "adapter") % 2**31,
-    )
-    rate, why, anchor = fit_at_a_suitable_rate(job, adapter, objective, groups, (train, held_out), anchor, parent)
+    fit_input = fit_inputs(job)
+    opponent: dict[str, float] = {}
+    if fit_input.objective.rule.opponent != "group":
+        rates, opponent = opponent_win_rates(job, fit_input)
+        fit_input = with_scores(fit_input, rates)
+    adapter, rate, (why, anchor) = _fit(job, fit_input)
     with torch.no_grad():
-        reached = group_logps(adapter.model, groups).cpu()
-    measured = {"num_groups": len(train), "num_heldout_groups": len(held_out)}
+        reached = group_logps(adapter.model, fit_input.groups).cpu()
+    train, held_out = fit_input.split
+    measured = {"num_groups": len(train), "num_heldout_groups": len(held_out), **opponent}
     for name, rows in (("train", train), ("heldout", held_out)):
         if rows:
-            found = diagnostics(objective, groups.select(rows), reached[rows], anchor[rows])
+            found = diagnostics(fit_input.objective, fit_input.groups.select(rows), reached[rows], anchor[rows])
             measured |= {f"{name}_{key}": value for key, value in found.items()}
     adapter.save(out / "adapter")
     config = json.loads((out / "adapter" / CONFIG).read_text())
@@ -134,47 +125,36 @@ def update_stage(job: Job, out: Path) -> None:
     write_json(out / "update.json", finite({**measured, "learning_rate": rate, "learning_rate_why": why}))
 
 
-def training_groups(job: Job) -> Groups:
-    """What the rule trains on: the parent's candidates with modelled probabilities, or judged pairs with people's verdicts."""
-    rule = get_rule(job.settings.update.rule)
-    candidates = parents_candidates(job)
-    if rule.labels == "soft":
-        probabilities = load_by_id(job.stage_dir("preference_model") / "probabilities.safetensors")
-        own = [job.responses[response] for ids in candidates.values() for response in ids]
-        groups = groups_of_candidates(candidates, tokenised_responses(job, own), probabilities)
-        if job.settings.update.pairs != "all" and len(groups):
-            chosen = choose_pairs(rule, job.settings.update.pairs, groups.preferences, stream(job.settings.seed, "pairs"))
-            groups.pair_weights.mul_(chosen)
-    else:
-        of_parent = {response for ids in candidates.values() for response in ids}
-        rows = [r for r in job.responses.values() if rule.sampler == "dataset" or r["response_id"] in of_parent]
-        groups = groups_of_verdicts(job.table("judgments").to_pylist(), tokenised_responses(job, rows))
-    if not len(groups):
-        raise UserError(
-            f"Update rule {rule.name} has no pair to train on: the parent policy has no prompt with two responses"
-            f"{' that were judged' if rule.labels == 'hard' else ''}. Generate candidates from it and label them first."
-        )
-    return groups
+def fit_inputs(job: Job) -> FitInput:
+    """What a fit of this job starts from, out of the files of earlier stages."""
+    picked = read_json(job.stage_dir("anchors") / "picked.json")
+    groups, logps = training_groups(job), load_by_id(job.stage_dir("anchors") / "logps.safetensors")
+    anchors = picked["anchors"]
+    return FitInput(
+        objective=Objective(rule=get_rule(job.settings.update.rule), settings=picked_settings(job)),
+        groups=groups,
+        anchor_logps=groups.spread(mix_logps(logps, anchors)) if anchors else torch.zeros(groups.members.shape),
+        split=_split(groups, stream(job.settings.seed, "held-out groups")),
+    )
+
+
+def _fit(job: Job, fit_input: FitInput) -> tuple[TrainedAdapter, float, tuple[str, Tensor]]:
+    """The fitted adapter, its learning rate, and why that rate with the anchor (N, K) of the last fit."""
+    update, parent = job.settings.update, parent_adapter(job)
+    adapter = TrainedAdapter(
+        job.base.model,
+        rank=update.lora_rank,
+        alpha=update.lora_alpha,
+        parent=parent,
+        seed=stream_seed(job.settings.seed, "adapter") % 2**31,
+    )
+    rate, why, anchor = fit_at_a_suitable_rate(job, adapter, fit_input, parent)
+    return adapter, rate, (why, anchor)
 
 
 def parent_adapter(job: Job) -> Path | None:
     """Directory of the parent's adapter, None for the base policy."""
     return check_adapter(job.lineage["parent"], job.lineage["policies"][job.lineage["parent"]])
-
-
-def _picked(job: Job) -> tuple[float, float, dict[str, str]]:
-    update = job.settings.update
-    audit = read_json(job.stage_dir("preference_model") / "audit.json")
-    automatic = dict(zip(("step_size", "kl_coef"), AUTO[audit["cyclic"] is True], strict=True))
-    reason = "the audit found cycles" if audit["cyclic"] is True else "the audit did not find cycles"
-    own = get_rule(update.rule).auto or {}
-    values, why = {}, {}
-    for name in ("step_size", "kl_coef"):
-        wanted = getattr(update, name)
-        values[name] = float(own.get(name, automatic[name]) if wanted == "auto" else wanted)
-        if wanted == "auto":
-            why[name] = f"automatic: suits {update.rule}" if name in own else f"automatic: {reason}"
-    return values["step_size"], values["kl_coef"], why
 
 
 def _split(groups: Groups, generator: torch.Generator) -> tuple[list[int], list[int]]:

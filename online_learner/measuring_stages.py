@@ -15,7 +15,7 @@ from torch import Tensor
 from online_learner.evaluation import kl_from_samples, length_controlled_win_rate, response_duality_gap, win_rate
 from online_learner.jobs import Job, finite, write_json
 from online_learner.logps import response_logps
-from online_learner.policy.adapters import PolicyScorer, adapter_deltas
+from online_learner.policy.adapters import PolicyScorer, adapter_deltas, extrapolated
 from online_learner.preference_models.fitted import FittedPreference, load_preference
 from online_learner.responses import (
     Row,
@@ -27,7 +27,9 @@ from online_learner.responses import (
     tokenised_responses,
     write_responses,
 )
+from online_learner.rule_values import picked_settings
 from online_learner.text_quality import load_known_sentences, text_quality
+from online_learner.update_rules import get_rule
 from storage.contract.schemas import PAIR_SCORES
 
 NUM_EXAMPLES = 10
@@ -39,9 +41,15 @@ def generate_stage(job: Job, out: Path) -> None:
 
 
 def candidates_stage(job: Job, out: Path) -> None:
-    """Candidates from the new policy, and what the preference model says about each of their pairs."""
-    new = job.lineage["new_policy"]
-    rows = _write_candidates(job, out, adapter_deltas(_new_adapter(job), job.base.device), new)
+    """Candidates from the new policy, and what the preference model says about each of their pairs.
+
+    A rule with momentum answers from further along the step just taken; the new policy itself is what is delivered.
+    """
+    new, deltas, momentum = job.lineage["new_policy"], adapter_deltas(_new_adapter(job), job.base.device), 0.0
+    if get_rule(job.settings.update.rule).sampler == "extrapolated":
+        momentum = picked_settings(job).momentum
+        deltas = extrapolated(deltas, job.deltas(job.lineage["parent"]), momentum)
+    rows = _write_candidates(job, out, deltas, new, momentum)
     groups: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         groups[row["prompt_id"]].append(row["response_id"])
@@ -178,7 +186,9 @@ def _held_out_samples(job: Job, model: Any, policy_id: str, progress: Any = lamb
     )
 
 
-def _write_candidates(job: Job, out: Path, deltas: Mapping[str, Tensor], policy_id: str) -> list[dict[str, Any]]:
+def _write_candidates(
+    job: Job, out: Path, deltas: Mapping[str, Tensor], policy_id: str, momentum: float = 0.0
+) -> list[dict[str, Any]]:
     prompts = split_rows(job, "train")
     rows = sample_responses(
         job,
@@ -187,6 +197,7 @@ def _write_candidates(job: Job, out: Path, deltas: Mapping[str, Tensor], policy_
         prompts=prompts,
         num_responses=job.settings.generation.num_responses,
         role="candidate",
+        momentum=momentum,
         progress=lambda share: job.progress.tell(share, f"answering {len(prompts)} prompts"),
     )
     write_responses(out / "responses.parquet", rows)

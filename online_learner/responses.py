@@ -19,6 +19,7 @@ from online_learner.jobs import Job
 from online_learner.logps import TokenisedResponse
 from online_learner.policy.base_model import BaseModel, tokenise_prompt, tokenise_response
 from online_learner.seeds import stream_seed
+from online_learner.update_rules import get_rule
 from storage.contract.schemas import RESPONSES
 
 NAMESPACE = uuid.UUID("0f6e6173-686c-5f6f-8f70-726573706f6e")
@@ -34,11 +35,13 @@ def sample_responses(
     prompts: Sequence[Row],
     num_responses: int,
     role: str,
+    momentum: float = 0.0,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> list[dict[str, Any]]:
     """Rows of responses.parquet: ``num_responses`` samples of each prompt from ``model``, which holds the policy's weights.
 
-    Ids and the random stream depend on the job, the policy and the role only.
+    Ids and the random stream depend on the job, the policy and the role only. momentum: how far ahead of the policy the model
+    was moved, kept with the sampler's settings.
     """
     settings, base = job.settings.generation, job.base
     tokenised = [tokenise_prompt(base, prompt["messages"], prompt["prompt_id"]) for prompt in prompts]
@@ -54,9 +57,8 @@ def sample_responses(
         seed=seed,
         progress=progress,
     )
-    sampler = json.dumps(
-        {"temperature": settings.temperature, "top_p": settings.top_p, "max_new_tokens": settings.max_new_tokens}
-    )
+    facts = {"temperature": settings.temperature, "top_p": settings.top_p, "max_new_tokens": settings.max_new_tokens}
+    sampler = json.dumps(facts | ({"momentum": momentum} if momentum else {}))
     return [
         {
             "response_id": str(uuid.uuid5(NAMESPACE, f"{job.number}/{policy_id}/{prompt['prompt_id']}/{role}/{k}")),
@@ -101,13 +103,25 @@ def tokenised_responses(job: Job, rows: Iterable[Row]) -> dict[str, TokenisedRes
 
 
 def parents_candidates(job: Job) -> dict[str, list[str]]:
-    """Prompt id -> ids of the parent's own candidate responses on training prompts: what an on-policy step trains on."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """Prompt id -> ids of the parent's own candidate responses on training prompts: what an on-policy step trains on.
+
+    Where the job's rule samples ahead of the parent with momentum, those that were sampled so, if there are any.
+    """
+    ahead: dict[str, list[str]] = defaultdict(list)
+    own: dict[str, list[str]] = defaultdict(list)
     for row in job.responses.values():
         of_parent = row["policy_id"] == job.lineage["parent"] and row["role"] == "candidate"
         if of_parent and row["token_ids"] and job.prompts[row["prompt_id"]]["split"] == "train":
-            found[row["prompt_id"]].append(row["response_id"])
-    return dict(found)
+            (ahead if momentum_of(row) else own)[row["prompt_id"]].append(row["response_id"])
+    if job.settings.kind != "round":  # scored only, nothing is trained
+        return {prompt: own[prompt] + ahead[prompt] for prompt in {**own, **ahead}}
+    wants_ahead = get_rule(job.settings.update.rule).sampler == "extrapolated"
+    return dict(ahead if ahead and wants_ahead else own)
+
+
+def momentum_of(row: Row) -> float:
+    """How far ahead of its policy a response was sampled; 0 for the policy itself."""
+    return float(json.loads(row["sampler"] or "{}").get("momentum", 0.0))
 
 
 def features_of(job: Job, rows: Sequence[Row], progress: Callable[[float], None] = lambda fraction: None) -> dict[str, Tensor]:

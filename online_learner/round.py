@@ -10,11 +10,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from online_learner.anchor_mixture import anchor_mixture
 from online_learner.jobs import Job, Stage, open_job, read_json, run_stages, write_json
-from online_learner.learning_stages import anchors_stage, labels_stage, preference_stage, update_stage
+from online_learner.learning_stages import anchors_stage, half_step_stage, labels_stage, preference_stage, update_stage
+from online_learner.meanings import meanings
 from online_learner.measuring_stages import candidates_stage, evaluate_stage, evaluation_stage, generate_stage, scores_stage
+from online_learner.needs import check_needs
 from online_learner.preference_models.registry import PREFERENCE_MODELS
-from online_learner.update_rule import RuleSettings, mix_anchors
+from online_learner.rule_values import as_json, picked_settings
+from online_learner.sampling_stages import needs_samples, samples_stage
 from online_learner.update_rules import check_pair_selection, get_rule
 from storage.contract.sealing import read_manifest, seal_dir
 from storage.errors import UserError
@@ -25,7 +29,7 @@ def run_job(directory: Path, out: Path | None = None) -> Path:
     job = open_job(directory, out)
     _check_before_work(job)
     try:
-        run_stages(job, JOB_STAGES[job.settings.kind])
+        run_stages(job, stages_of(job))
     except (OSError, SafetensorError) as error:
         if _disk_is_full(error):
             raise UserError(f"The disk of {job.work} is full. Free some space, then resume the job: nothing is lost.") from error
@@ -43,6 +47,8 @@ def _check_before_work(job: Job) -> None:
     settings = job.settings
     rule = get_rule(settings.update.rule)
     check_pair_selection(rule, settings.update.pairs)
+    if settings.kind == "round":
+        check_needs(rule, job)
     unknown = [name for name in settings.preference.models if name not in PREFERENCE_MODELS]
     if unknown:
         raise UserError(f"Unknown preference model {unknown[0]!r}. Choose from: {', '.join(PREFERENCE_MODELS)}.")
@@ -53,7 +59,7 @@ def seal_stage(job: Job, out: Path) -> None:
     build = job.work / "artifact"
     shutil.rmtree(build, ignore_errors=True)
     build.mkdir()
-    stages = [stage for stage in JOB_STAGES[job.settings.kind] if stage.name != "seal"]
+    stages = [stage for stage in stages_of(job) if stage.name != "seal"]
     found = [job.stage_dir(stage.name) for stage in stages]
     for name in ("adapter", "preference_model"):
         for directory in found:
@@ -89,6 +95,13 @@ def build_report(job: Job, seconds: dict[str, float]) -> dict[str, Any]:
     if job.settings.kind == "round":
         report |= _update_report(job)
         report["reasons"] = limits_left(job, report["evaluation"])
+        limits = job.settings.evaluation
+        report["meaning"] = meanings(
+            report["update"]["all"],
+            report["evaluation"],
+            max_kl_nats=limits.max_kl_to_parent_nats,
+            min_text_quality=limits.min_text_quality,
+        )
     report["status"] = "failed" if report["reasons"] else "passed"
     return {key: value for key, value in report.items() if value not in ({}, None) or key == "reasons"}
 
@@ -111,20 +124,9 @@ def limits_left(job: Job, evaluation: dict[str, Any]) -> list[str]:
 def _update_report(job: Job) -> dict[str, Any]:
     picked = read_json(job.stage_dir("anchors") / "picked.json")
     update = read_json(job.stage_dir("update") / "update.json")
-    settings, lineage = job.settings.update, job.lineage
-    rule = get_rule(settings.rule)
-    auxiliary = mix_anchors(
-        rule.next_auxiliary(RuleSettings(step_size=picked["step_size"], kl_coef=picked["kl_coef"], beta=settings.beta)),
-        lineage["auxiliary"],
-        lineage["parent"],
-        lineage["reference"],
-        policy_id=lineage["new_policy"],
-        drop_small=True,
-    )
+    rule, settings = get_rule(job.settings.update.rule), picked_settings(job)
     why = picked["why"] | ({"learning_rate": update["learning_rate_why"]} if update["learning_rate_why"] else {})
-    used = {name: picked[name] for name in ("step_size", "kl_coef") if name in rule.settings}
-    if "beta" in rule.settings:
-        used["beta"] = settings.beta
+    used = {name: value for name, value in as_json(settings).items() if name in rule.settings}
     return {
         "picked": {"rule": rule.name, **used, "learning_rate": update["learning_rate"], "device": str(job.base.device)},
         "picked_why": {name: reason for name, reason in why.items() if name in used or name == "learning_rate"},
@@ -136,8 +138,8 @@ def _update_report(job: Job) -> dict[str, Any]:
             "achieved_fraction": update.get("train_potential_fraction") or update.get("train_achieved_fraction"),
             "all": update,
         },
-        "auxiliary": auxiliary,
-        "new_policy": lineage["new_policy"],
+        "auxiliary": anchor_mixture(job, rule.next_auxiliary(settings), drop_small=True, new=True),
+        "new_policy": job.lineage["new_policy"],
     }
 
 
@@ -165,6 +167,9 @@ _LABELS = Stage("labels", labels_stage, 0.01)
 _PREFERENCE = Stage("preference_model", preference_stage, 0.16)
 _SEAL = Stage("seal", seal_stage, 0.01)
 
+_SAMPLES = Stage("samples", samples_stage, 0.1)
+_HALF_STEP = Stage("half_step", half_step_stage, 0.5)
+
 JOB_STAGES: dict[str, tuple[Stage, ...]] = {
     "round": (
         _LABELS,
@@ -179,3 +184,16 @@ JOB_STAGES: dict[str, tuple[Stage, ...]] = {
     "generate": (Stage("candidates", generate_stage, 1.0), _SEAL),
     "evaluate": (Stage("evaluate", evaluate_stage, 1.0), _SEAL),
 }
+
+
+def stages_of(job: Job) -> tuple[Stage, ...]:
+    """The stages of the job's kind, with those that its update rule asks for besides."""
+    stages = JOB_STAGES[job.settings.kind]
+    if job.settings.kind != "round":
+        return stages
+    rule = get_rule(job.settings.update.rule)
+    before = {
+        "anchors": [_SAMPLES] if needs_samples(rule) else [],
+        "update": [_HALF_STEP] if rule.opponent == "half_step" else [],
+    }
+    return tuple(found for stage in stages for found in (*before.get(stage.name, []), stage))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from online_learner.extras import EXTRAS, ExtraInputs
 from online_learner.logps import response_logps
 from online_learner.mirror_descent import (
     achieved_fraction,
@@ -19,13 +20,14 @@ from online_learner.mirror_descent import (
     rule_objective,
 )
 from online_learner.policy.adapters import TrainedAdapter
-from online_learner.policy.groups import Groups
-from online_learner.targets import pairwise_targets
+from online_learner.policy.groups import Groups, given_facts
+from online_learner.targets import PairFacts, pairwise_targets
 from online_learner.update_rule import RuleSettings, UpdateRule
 
 WARM_UP_STEPS = 3
 FINAL_RATE = 0.1  # of the peak, at the end of the cosine
 CLIP_NORM = 1.0
+MEMBERS_OF_EXTRA = {"nll_rationale": "rationales", "logp_samples": "samples", "kl_ref": "samples"}  # see Groups.members_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,15 +38,43 @@ class Objective:
     settings: RuleSettings
 
     def loss(self, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> Tensor:
-        """Mean loss of the chosen pairs, scalar; logps and anchor_logps (N, K)."""
-        return rule_objective(
-            self.rule,
-            self.settings,
-            logps,
-            anchor_logps,
-            groups.preferences.to(logps),
-            pair_weights=groups.pair_weights.to(logps),
-        )
+        """Mean loss of the chosen pairs and the rule's extra terms, scalar; logps and anchor_logps (N, K)."""
+        own, anchor = self.measured(groups, logps), self.measured(groups, anchor_logps)
+        preferences, weights = groups.preferences.to(logps), groups.pair_weights.to(logps)
+        facts = PairFacts(**{name: value.to(logps) for name, value in given_facts(groups.facts).items()})
+        loss = rule_objective(self.rule, self.settings, own, anchor, preferences, pair_weights=weights, facts=facts)
+        for name, coefficient in self.rule.extras(self.settings).items():
+            inputs = _extra_inputs(name, groups, logps, anchor_logps)
+            if inputs is not None:
+                loss = loss + coefficient * EXTRAS[name](inputs)
+        return loss
+
+    def measured(self, groups: Groups, logps: Tensor) -> Tensor:
+        """Log-probabilities (N, K) as the rule measures them: sums over tokens, or means."""
+        return logps / groups.lengths().to(logps) if self.rule.length_normalised else logps
+
+    def targets(self, groups: Groups) -> Tensor:
+        """Target margins (N, K, K), nats."""
+        return pairwise_targets(self.rule, self.settings, groups.preferences, groups.facts)
+
+
+def _extra_inputs(name: str, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> ExtraInputs | None:
+    """What an extra term reads of these groups; None where they hold nothing of it."""
+    if name == "nll_winner":
+        return ExtraInputs(logps=logps, preferences=groups.preferences.to(logps), pair_weights=groups.pair_weights)
+    wanted = groups.members_of.get(MEMBERS_OF_EXTRA[name])
+    if wanted is None or not wanted.any():
+        return None
+    chosen = wanted > 0
+    if name == "nll_rationale":
+        return ExtraInputs(rationale_logps=logps[chosen.to(logps.device)])
+    num_samples = int(chosen.sum(-1).max())
+    whole = chosen.sum(-1) == num_samples  # prompts with fewer samples would not fit into one tensor
+    where = (chosen & whole.unsqueeze(-1)).to(logps.device)
+    shape = (-1, num_samples)
+    return ExtraInputs(
+        sample_logps=logps[where].reshape(shape), sample_reference_logps=anchor_logps.to(logps)[where].reshape(shape)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +139,21 @@ def diagnostics(objective: Objective, groups: Groups, logps: Tensor, anchor_logp
     chosen = groups.pair_weights > 0
     if not chosen.any():
         return {}
-    targets = pairwise_targets(objective.rule, objective.settings, groups.preferences)
-    margins = pairwise_margins(logps, anchor_logps)
+    targets = objective.targets(groups)
+    margins = pairwise_margins(objective.measured(groups, logps), objective.measured(groups, anchor_logps))
     full = chosen.sum((-1, -2)) == logps.shape[-1] * (logps.shape[-1] - 1) // 2
-    coefficient = objective.rule.target(objective.settings)
     return {
         "loss": float(objective.loss(groups, logps, anchor_logps)),
         "r2": margin_r2(margins[chosen], targets[chosen]),
         "achieved_fraction": achieved_fraction(margins[chosen], targets[chosen]),
-        "potential_fraction": potential_fraction(margins[full], groups.preferences[full], coefficient) if full.any() else None,
+        "potential_fraction": _potential_fraction(objective, margins[full], groups.preferences[full]) if full.any() else None,
     }
+
+
+def _potential_fraction(objective: Objective, margins: Tensor, preferences: Tensor) -> float | None:
+    rule = objective.rule
+    in_group = rule.opponent == "group" and rule.target_kind in ("pair", "win_rate")  # else the group says nothing of the targets
+    return potential_fraction(margins, preferences, rule.target(objective.settings)) if in_group else None
 
 
 def _steps(num_groups: int, schedule: Schedule) -> Iterator[list[int]]:

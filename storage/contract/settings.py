@@ -6,7 +6,7 @@ in the report what it picked. Unknown names are refused.
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -37,13 +37,34 @@ class PreferenceSettings(_Settings):
     min_judgments: int = Field(20, ge=1, description="decided judgments below which a round is refused")
 
 
+Automatic = Literal["auto"]
+
+
 class UpdateSettings(_Settings):
-    """The mirror-descent step on the LoRA adapter."""
+    """The policy update on the LoRA adapter. What a rule does not read is ignored; `python -m online_learner rules` says."""
 
     rule: str = Field("onpo_ref", description="update rule; see `python -m online_learner rules`")
     step_size: float | Literal["auto"] = Field("auto", description="eta; auto: 5 without cycles, 4 with")
     kl_coef: float | Literal["auto"] = Field("auto", description="tau, pull to the reference; auto: .01 or .05")
-    beta: float = Field(0.1, gt=0, description="scale of the logistic rules (DPO)")
+    beta: Annotated[float, Field(gt=0)] | Automatic = Field("auto", description="scale of the logistic rules (DPO); auto: .1")
+    momentum: Annotated[float, Field(ge=0, lt=1)] | Automatic = Field(
+        "auto", description="alpha, share of the last round's movement that is repeated; auto: .3"
+    )
+    flip_rate: Annotated[float, Field(ge=0, lt=0.5)] | Automatic = Field(
+        "auto", description="probability that a verdict is the wrong way round; auto: as the preference model found"
+    )
+    margin_coef: Annotated[float, Field(ge=0)] | Automatic = Field(
+        "auto", description="size of the margin that some logistic rules ask for; auto: what suits the rule"
+    )
+    extra_coef: Annotated[float, Field(ge=0)] | Automatic = Field(
+        "auto", description="coefficient of a rule's extra term (likelihood of winners, reasons, KL); auto: what suits the rule"
+    )
+    main_weight: Annotated[float, Field(gt=0, le=1)] | Automatic = Field(
+        "auto", description="weight of the verdict where aspects are rated too; auto: .5"
+    )
+    num_candidates: int = Field(16, ge=4, le=256, description="responses per prompt that rejection sampling chooses from")
+    sampling_temperature: float = Field(0.5, gt=0, description="of rejection sampling, logits; low keeps the best")
+    sampling_steps: int = Field(3, ge=1, le=20, description="steps of multi-step rejection sampling")
     learning_rate: float | Literal["auto"] = Field("auto", description="AdamW peak rate; auto: from a short probe")
     epochs: int = Field(5, ge=1, le=100, description="passes over the training prompts")
     prompts_per_step: int = Field(16, ge=1, description="prompts in one optimiser step, all their pairs")
@@ -77,7 +98,8 @@ def build_settings(values: dict[str, Any], *, where: str = "settings") -> JobSet
     try:
         return JobSettings.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {'; '.join(_sentence(e) for e in error.errors())}.") from error
+        wrong = [e for e in error.errors() if e["loc"][-1] != _AUTO]  # the number's own error says that auto is allowed
+        raise UserError(f"{where}: {'; '.join(_sentence(e) for e in wrong)}.") from error
 
 
 def load_settings(path: Path) -> JobSettings:
@@ -96,8 +118,13 @@ def dump_settings(settings: JobSettings) -> str:
     return tomli_w.dumps(settings.model_dump(exclude_none=True, mode="json"))
 
 
+_AUTO = "literal['auto']"
+
+
 def _sentence(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"] if part not in ("float", "literal['auto']"))
+    kinds = ("float", "constrained-float", _AUTO)
+    name = ".".join(str(part) for part in error["loc"] if part not in kinds)
     if error["type"] == "extra_forbidden":
         return f"unknown setting {name!r} (value {error['input']!r}); see `nashloop round start --help` for the names"
-    return f"{name} = {error['input']!r} is refused: {error['msg'][0].lower()}{error['msg'][1:]}"
+    or_auto = ", or 'auto'" if error["loc"][-1] in kinds else ""
+    return f"{name} = {error['input']!r} is refused: {error['msg'][0].lower()}{error['msg'][1:]}{or_auto}"

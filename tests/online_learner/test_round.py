@@ -1,6 +1,7 @@
 """Rounds beyond the usual: every update rule, other models, and everything a person can get wrong."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import torch
 
 from annotate_app.bootstrap import built_in_model_dir
 from online_learner.__main__ import main
+from online_learner.logps import TokenisedResponse, response_logps
+from online_learner.policy.adapters import PolicyScorer, adapter_deltas, extrapolated
 from online_learner.policy.base_model import load_base_model, tokenise_prompt
 from online_learner.round import run_job
 from online_learner.update_rules import UPDATE_RULES
+from storage.contract.jobs import work_dir
 from storage.contract.schemas import RESPONSES
 from storage.contract.sealing import sha256
 from tests.contract.learner_jobs import BASE, Lineage, prefer_short, prompt, read_report, read_rows, write_job
@@ -46,22 +50,109 @@ def candidates(model, tmp_path_factory) -> list[dict]:
     return read_rows(run_job(job) / "responses.parquet")
 
 
-def round_job(data: Path, model: str, candidates: list[dict], **settings) -> Path:
+def round_job(data: Path, model: str, candidates: list[dict], judgments: list[dict] | None = None, **settings) -> Path:
     merged = FAST | settings
-    return write_job(data, "round", 2, Lineage(model), some_prompts(), candidates, prefer_short(candidates, 20), **merged)
+    said = prefer_short(candidates, 20) if judgments is None else judgments
+    return write_job(data, "round", 2, Lineage(model), some_prompts(), candidates, said, **merged)
 
 
-@pytest.mark.parametrize("rule", UPDATE_RULES)
+def telling(judgments: list[dict]) -> list[dict]:
+    """The same verdicts with everything an annotator may add."""
+    asides = [{"strength": 1 + n % 3, "rationale": "It comes to the point."} for n in range(len(judgments))]
+    rated = [{"aspects": json.dumps({"helpful": 1 if row["verdict"] == "a" else -1, "polite": 0})} for row in judgments]
+    return [row | aside | aspects for row, aside, aspects in zip(judgments, asides, rated, strict=True)]
+
+
+def demonstrations() -> list[dict]:
+    """What people wrote for two of the prompts."""
+    return [
+        dict.fromkeys(RESPONSES.names)
+        | {"response_id": f"d{i}", "prompt_id": f"p{i}", "text": "Put it in water and wait.", "finish_reason": "imported"}
+        | {"sampler": "{}", "role": "demonstration"}
+        for i in range(2)
+    ]
+
+
+ONE_PER_MECHANISM = (
+    "onpo_ref", "onpo_two_fit", "nash_md", "egpo", "dpo", "rationale_dpo", "xpo", "hypo", "upo", "odpo", "modpo",
+    "pessimistic_dpo", "simpo", "rso", "spin", "tpo",
+)  # fmt: skip
+RULES = [
+    pytest.param(rule, marks=[] if rule in ONE_PER_MECHANISM else [pytest.mark.slow])
+    for rule in UPDATE_RULES
+    if rule != "preference_degree"
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_makes_a_policy(model, candidates, tmp_path, rule):
-    artifact = run_job(round_job(tmp_path, model, candidates, update={**FAST["update"], "rule": rule}))
+    """With annotators who say all that can be said, every rule finds what it needs."""
+    said = telling(prefer_short(candidates, 20))
+    update = {**FAST["update"], "rule": rule}
+    artifact = run_job(round_job(tmp_path, model, [*candidates, *demonstrations()], said, update=update))
     report = read_report(artifact)
     assert report["picked"]["rule"] == rule
     assert set(report["picked"]) >= set(UPDATE_RULES[rule].settings)
     assert sum(report["auxiliary"].values()) == pytest.approx(1.0)
     assert (artifact / "adapter" / "adapter_model.safetensors").exists()
-    steps = [json.loads(line) for line in (artifact / "metrics.jsonl").read_text().splitlines() if "update/loss" in line]
+    lines = [json.loads(line) for line in (artifact / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["update/loss"] for line in lines if "update/loss" in line]
     groups = report["update"]["all"]["num_groups"]  # prompts, or judged pairs for rules that train on verdicts
-    assert len(steps) == -(-groups // 2) * UPDATE_RULES[rule].fits
+    assert len(losses) == -(-groups // 2) * UPDATE_RULES[rule].fits
+    assert all(math.isfinite(value) for value in [*losses, *filter(None, report["update"]["all"].values())] if value != "")
+    assert report["evaluation"]["kl_to_parent_nats"]["mean"] != 0  # it moved
+    assert "kl_to_parent_nats" in report["meaning"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "missing"),
+    [
+        ("spin", "holds no demonstration, a response that a person wrote"),
+        ("odpo", "none of its verdicts says how much better"),
+        ("modpo", "none of its verdicts rates an aspect"),
+        ("rationale_dpo", "none of its verdicts gives a reason in words"),
+        ("preference_degree", "does not make responses with their key phrases removed"),
+        ("upo", "preference.num_heads is 1, and one head has no uncertainty"),
+    ],
+)
+def test_a_rule_that_lacks_something_says_what_before_any_work(model, candidates, tmp_path, capsys, rule, missing):
+    settings = {"update": {**FAST["update"], "rule": rule}, "preference": {**FAST["preference"], "num_heads": 1}}
+    job = round_job(tmp_path, model, candidates, **settings)
+    message = refused(capsys, job)
+    assert f"Update rule {rule} cannot run on this job" in message and missing in message
+    assert not (work_dir(job) / "stages").exists()
+
+
+def test_momentum_starts_with_the_second_round_and_moves_only_the_sampler(model, candidates, tmp_path):
+    """APO delivers the fit itself; the next responses come from (1 + a) fit - a parent, which then anchors the next fit."""
+    update = {**FAST["update"], "rule": "apo", "momentum": 0.5, "learning_rate": 1e-2}
+    lineage = Lineage(model)
+    first = run_job(round_job(tmp_path, model, candidates, update=update))
+    assert read_report(first)["update"]["anchors"] == {BASE: 1.0}  # the first parent has not moved yet
+    lineage.promote(first)
+    ahead = [row for row in read_rows(first / "responses.parquet") if row["role"] == "candidate"]
+    assert {json.loads(row["sampler"])["momentum"] for row in ahead} == {0.5}
+    job = write_job(tmp_path, "round", 3, lineage, some_prompts(), ahead, prefer_short(ahead, 20), **FAST | {"update": update})
+    second = read_report(run_job(job))
+    assert second["update"]["anchors"] == {lineage.parent: 1.5, BASE: -0.5}
+    base = load_base_model(model, device="cpu")
+    deltas = adapter_deltas(first / "adapter", base.device)
+    moved = PolicyScorer(base.model).use(extrapolated(deltas, {}, 0.5))
+    tokens = [
+        TokenisedResponse(tokenise_prompt(base, some_prompts()[0]["messages"], "p0"), tuple(row["token_ids"]))
+        for row in ahead
+        if row["prompt_id"] == "p0"
+    ]
+    with torch.no_grad():
+        scored = response_logps(moved, tokens).tolist()
+    assert scored == pytest.approx([row["sum_logp"] for row in ahead if row["prompt_id"] == "p0"], abs=1e-3)
+
+
+def test_samples_ahead_of_the_parent_train_only_the_rule_that_asked_for_them(model, candidates, tmp_path, capsys):
+    ahead = [row | {"sampler": json.dumps({"momentum": 0.3})} for row in candidates]
+    assert "sampled with momentum 0.3" in refused(capsys, round_job(tmp_path / "other", model, ahead))
+    update = {**FAST["update"], "rule": "apo", "momentum": 0.5}
+    assert "Set update.momentum = 0.3 or auto" in refused(capsys, round_job(tmp_path / "apo", model, ahead, update=update))
 
 
 def test_verdicts_of_a_dataset_rule_train_on_judged_pairs_only(model, candidates, tmp_path):
