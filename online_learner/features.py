@@ -1,8 +1,9 @@
-"""Frozen features of responses: hidden states of a middle layer, averaged over the response's tokens, and its length.
+"""Frozen features of responses: hidden states of one layer, averaged over the response's tokens, and its length.
 
 An average forgets how long a response is, and people do not: on real judgments the length column lowers held-out log loss
-by more than the choice of layer. Not a preference model: that is a small head on these.
-Shapes: N responses, T tokens, h width of the model, d = h + 1 features.
+by more than the choice of layer. Not a preference model: that is a small head on these. A decoder is read at a middle
+layer, because its last ones serve the next token; an encoder, whose layers all serve the text, at its last.
+Shapes: N texts, T tokens, h width of the model, d = h + 1 features.
 """
 
 import logging
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from online_learner.feature_cache import FeatureCache, model_hash, token_key
 from online_learner.prompts import Messages, prompt_token_ids
 from storage.errors import UserError
 
@@ -20,13 +22,14 @@ logger = logging.getLogger(__name__)
 
 MAX_CONTEXT = 8192  # models that state no context, or one longer than features need
 TOKENS_PER_BATCH = 8192
+ROWS_PER_WRITE = 2000
 
 
-class TokenisedPair(NamedTuple):
-    """Token ids of prompt and response, and how many at the end are the response's (at least one)."""
+class TokenisedText(NamedTuple):
+    """What a model reads, and how many tokens at the end are averaged (at least one)."""
 
     ids: list[int]
-    num_response: int
+    num_pooled: int
     length: int  # of the response before anything was cut
 
 
@@ -55,37 +58,60 @@ def extract_features(
     prompts: Sequence[Messages],
     responses: Sequence[str],
     *,
-    layer: int | str = "middle",
+    layer: int | str = "auto",
     max_tokens: int | None = None,
     progress: Callable[[float], None] | None = None,
+    cache: Path | None = None,
 ) -> Tensor:
     """(N, h + 1) float32 on the CPU: mean hidden state of the response's tokens, then log(1 + number of its tokens).
 
-    ``layer`` is the block whose output is read: 1 is the first, "middle" is number L // 2 + 1 of L.
+    ``layer`` is the block whose output is read: 1 is the first, "middle" is number L // 2 + 1 of L, "last" is L, and "auto"
+    is the last of an encoder and the middle of a decoder.
 
     ``model`` is any transformers model as it stands, adapters included: pass the bare base model. Contexts beyond
     ``max_tokens`` (default: what the model takes) lose their beginning, and a warning counts them. An empty response is
-    represented by the last token of its prompt. Padding does not change the result.
+    represented by the last token of its prompt. Padding does not change the result. ``cache`` is a directory that
+    keeps what was read.
     """
     if len(prompts) != len(responses):
         raise ValueError(f"one prompt per response is needed, got {len(prompts)} prompts and {len(responses)} responses")
-    limit = min(max_tokens or MAX_CONTEXT, context_length(model))
-    sequences, num_cut = _tokenise(tokenizer, prompts, responses, limit)
-    if num_cut:
-        logger.warning("%d of %d texts were longer than %d tokens and lost their beginning", num_cut, len(responses), limit)
-    rows: list[Tensor] = [torch.empty(0)] * len(sequences)
-    num_done = 0
-    for batch in _length_sorted_batches(sequences):
-        pooled = _pooled_states(model, [sequences[i] for i in batch], layer)
-        for i, row in zip(batch, pooled, strict=True):
-            rows[i] = row
-        num_done += len(batch)
-        if progress:
-            progress(num_done / len(sequences))
-    if not rows:
+    texts = tokenise_responses(model, tokenizer, prompts, responses, max_tokens)
+    return read_features(model, texts, layer=layer, progress=progress, cache=cache)
+
+
+def read_features(
+    model: nn.Module,
+    texts: Sequence[TokenisedText],
+    *,
+    layer: int | str = "auto",
+    progress: Callable[[float], None] | None = None,
+    cache: Path | None = None,
+) -> Tensor:
+    """(N, h + 1) float32 on the CPU: the pooled state of each text, then log(1 + its length)."""
+    if not texts:
         return torch.empty(0, _text_config(model).hidden_size + 1)
-    lengths = torch.tensor([[float(sequence.length)] for sequence in sequences])
-    return torch.cat([torch.stack(rows), lengths.log1p()], dim=1)
+    index = _layer_index(model, layer)
+    kept = FeatureCache(cache, f"{model_hash(model)[:32]}-{index}") if cache else None
+    keys = [token_key(text.ids, text.num_pooled) for text in texts]
+    rows: dict[bytes, Tensor] = dict(kept.rows) if kept else {}
+    missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows}
+    names, unread = list(missing), list(missing.values())
+    num_done, num_unwritten = 0, 0
+    for batch in length_sorted_batches(unread):
+        with torch.no_grad():
+            pooled = pooled_states(model, [unread[i] for i in batch], index).cpu()
+        for i, row in zip(batch, pooled, strict=True):
+            rows[names[i]] = row
+            if kept:
+                kept.add(names[i], row)
+        num_done, num_unwritten = num_done + len(batch), num_unwritten + len(batch)
+        if kept and (num_unwritten >= ROWS_PER_WRITE or num_done == len(unread)):  # a long reading that is killed goes on there
+            kept.write()
+            num_unwritten = 0
+        if progress:
+            progress(num_done / len(unread))
+    lengths = torch.tensor([[float(text.length)] for text in texts])
+    return torch.cat([torch.stack([rows[key] for key in keys]), lengths.log1p()], dim=1)
 
 
 def context_length(model: nn.Module) -> int:
@@ -94,58 +120,77 @@ def context_length(model: nn.Module) -> int:
     return stated if stated and stated > 0 else MAX_CONTEXT
 
 
-def _tokenise(
-    tokenizer: Any, prompts: Sequence[Messages], responses: Sequence[str], limit: int
-) -> tuple[list[TokenisedPair], int]:
+def tokenise_responses(
+    model: nn.Module, tokenizer: Any, prompts: Sequence[Messages], responses: Sequence[str], max_tokens: int | None = None
+) -> list[TokenisedText]:
+    """Prompt and response as tokens that fit the model; the response's are averaged."""
+    limit = min(max_tokens or MAX_CONTEXT, context_length(model))
     heads: dict[int, list[int]] = {}  # responses to one prompt usually share the messages object
-    sequences, num_cut = [], 0
+    texts, num_cut = [], 0
     for messages, response in zip(prompts, responses, strict=True):
         if id(messages) not in heads:
             heads[id(messages)] = prompt_token_ids(tokenizer, messages)
         tail = tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"] if response else []
         ids = heads[id(messages)] + tail
         num_cut += len(ids) > limit
-        sequences.append(TokenisedPair(ids[-limit:], min(max(len(tail), 1), limit), len(tail)))
-    return sequences, num_cut
+        texts.append(TokenisedText(ids[-limit:], min(max(len(tail), 1), limit), len(tail)))
+    if num_cut:
+        logger.warning("%d of %d texts were longer than %d tokens and lost their beginning", num_cut, len(texts), limit)
+    return texts
 
 
-def _length_sorted_batches(sequences: Sequence[TokenisedPair]) -> list[list[int]]:
-    """Indices in batches of similar length, so that little is padding; a batch holds at most TOKENS_PER_BATCH tokens."""
+def length_sorted_batches(texts: Sequence[TokenisedText], tokens_per_batch: int = TOKENS_PER_BATCH) -> list[list[int]]:
+    """Indices in batches of similar length, so that little is padding; a batch holds at most so many tokens."""
     batches: list[list[int]] = [[]]
-    for i in sorted(range(len(sequences)), key=lambda i: (len(sequences[i].ids), i)):
-        longest = len(sequences[i].ids)
-        if batches[-1] and longest * (len(batches[-1]) + 1) > TOKENS_PER_BATCH:
+    for i in sorted(range(len(texts)), key=lambda i: (len(texts[i].ids), i)):
+        longest = len(texts[i].ids)
+        if batches[-1] and longest * (len(batches[-1]) + 1) > tokens_per_batch:
             batches.append([])
         batches[-1].append(i)
     return [batch for batch in batches if batch]
 
 
-@torch.no_grad()
-def _pooled_states(model: nn.Module, batch: Sequence[TokenisedPair], layer: int | str) -> Tensor:
-    longest = max(len(sequence.ids) for sequence in batch)
+def pooled_states(model: nn.Module, batch: Sequence[TokenisedText], index: int) -> Tensor:
+    """(N, h) float32 on the model's device: mean state after block ``index`` of the tokens that a text averages."""
+    longest = max(len(text.ids) for text in batch)
     device = next(model.parameters()).device
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     attended, pooled = torch.zeros_like(ids), torch.zeros(len(batch), longest)
-    for i, (tokens, num_response, _) in enumerate(batch):
+    for i, (tokens, num_pooled, _) in enumerate(batch):
         ids[i, : len(tokens)] = torch.tensor(tokens)
         attended[i, : len(tokens)] = 1
-        pooled[i, len(tokens) - num_response : len(tokens)] = 1 / num_response
-    states = _states_after(model, layer, ids.to(device), attended.to(device))  # (N, T, d)
-    return torch.einsum("nt,ntd->nd", pooled.to(device), states.float()).cpu()
+        pooled[i, len(tokens) - num_pooled : len(tokens)] = 1 / num_pooled
+    states = _states_after(model, index, ids.to(device), attended.to(device))  # (N, T, h)
+    return torch.einsum("nt,ntd->nd", pooled.to(device), states.float())
 
 
-def _states_after(model: nn.Module, layer: int | str, ids: Tensor, attended: Tensor) -> Tensor:
-    blocks = _blocks(model)
-    index = len(blocks) // 2 + 1 if layer == "middle" else int(layer)
-    if not 1 <= index <= len(blocks):
-        raise UserError(f"Layer {layer!r} does not exist: the model has blocks 1 to {len(blocks)}. Choose one of them.")
+def reads_both_ways(model: nn.Module) -> bool:
+    """Whether an early token's state depends on later tokens: true of encoders, false of causal decoders."""
+    ids = torch.tensor([[3, 4, 5], [3, 4, 6]], device=next(model.parameters()).device)
+    with torch.no_grad():
+        first, second = _states_after(model, 1, ids, torch.ones_like(ids))[:, 0].float()
+    return not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
+
+
+def _layer_index(model: nn.Module, layer: int | str) -> int:
+    num_blocks = len(_blocks(model))
+    if layer == "auto":
+        layer = "last" if reads_both_ways(model) else "middle"
+    named = {"middle": num_blocks // 2 + 1, "last": num_blocks}
+    index = named[layer] if layer in named else int(layer)  # type: ignore[index]
+    if not 1 <= index <= num_blocks:
+        raise UserError(f"Layer {layer!r} does not exist: the model has blocks 1 to {num_blocks}. Choose one of them.")
+    return index
+
+
+def _states_after(model: nn.Module, index: int, ids: Tensor, attended: Tensor) -> Tensor:
     reached: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         reached.append(output[0] if isinstance(output, tuple) else output)
         raise _Reached
 
-    handle = blocks[index - 1].register_forward_hook(keep)
+    handle = _blocks(model)[index - 1].register_forward_hook(keep)
     was_training = model.training
     model.eval()
     try:
