@@ -25,5 +25,6 @@ def rules(as_json: JsonOption = False) -> None:
         raise UserError(ran.stderr.strip().removeprefix("error: ") or f"{' '.join(command[1:])} failed")
     rows = json.loads(ran.stdout)
     rows = rows["rules"] if isinstance(rows, dict) else rows
-    text = table(("name", "what it does"), [(row["name"], row.get("summary", "")) for row in rows], empty="No rules.")
+    lines = [(row["name"], row["summary"], ", ".join(row["needs"])) for row in rows]
+    text = table(("name", "what it does", "needs"), lines, empty="No rules.")
     report({"rules": rows}, text, as_json=as_json)
