@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from annotate_app.commands import bench, learner, people, rounds, simulate, transfer, up, upkeep
+from annotate_app.commands import bench, learner, people, report, rounds, simulate, transfer, up, upkeep
 from storage.errors import UserError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("export")(transfer.export)
 app.add_typer(rounds.group, name="round")
 app.command("fit", context_settings=learner.PASS_ON, add_help_option=False)(learner.fit)
 app.command("rules")(learner.rules)
+app.add_typer(report.group, name="report")
 app.add_typer(bench.group, name="bench")
 app.add_typer(people.users, name="users")
 app.add_typer(people.tokens, name="tokens")
