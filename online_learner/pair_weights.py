@@ -44,13 +44,13 @@ def certain(ratios: Tensor, preferences: Tensor, facts: PairFacts) -> Tensor:
 
 
 def certainty(member_logits: Tensor) -> Tensor:
-    """1 - BALD of each pair in bits, 0 where the mean vote contradicts the ranking; heads' logits (E, N, K, K) -> (N, K, K).
+    """1 - BALD of each pair, 0 where the mean vote contradicts the ranking; heads' logits (E, N, K, K) -> (N, K, K).
 
-    BALD = H(mean p) - mean H(p). The ranking is by mean logit against the group. UPO draws pairs with this probability
+    BALD = H(mean p) - mean H(p), nats: without a contradiction the result is in [1 - log 2, 1]. The ranking is by mean logit against the group. UPO draws pairs with this probability
     (arXiv:2409.11212, released code); weighting by it has the same expectation and less noise.
     """
     p = torch.sigmoid(member_logits)
-    bald = _entropy_bits(p.mean(0)) - _entropy_bits(p).mean(0)
+    bald = _entropy(p.mean(0)) - _entropy(p).mean(0)
     mean = member_logits.mean(0)
     rewards = mean.mean(-1)
     agrees = mean * (rewards.unsqueeze(-1) - rewards.unsqueeze(-2)) >= 0
@@ -68,8 +68,8 @@ def ndcg(ratios: Tensor, preferences: Tensor, facts: PairFacts) -> Tensor:
     return (gains.unsqueeze(-1) - gains.unsqueeze(-2)).abs() * (discounts.unsqueeze(-1) - discounts.unsqueeze(-2)).abs()
 
 
-def _entropy_bits(p: Tensor) -> Tensor:
-    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)) / math.log(2)
+def _entropy(p: Tensor) -> Tensor:
+    return -(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p))
 
 
 def _given(fact: Tensor | None, what: str) -> Tensor:

@@ -192,7 +192,7 @@ _SELF_PLAY = (
     UpdateRule(
         name="rebel",
         summary="Margins follow differences of mean logits (rewards) instead of preferences; also known as pairwise GPO.",
-        source="arXiv:2404.16767, form from memory; with a general preference model's logits: arXiv:2410.02197, Eq. 5.2",
+        source="arXiv:2404.16767, released code; with a general preference model's logits: arXiv:2410.02197, Eq. 5.2",
         settings=("step_size",),
         anchors=only("parent"),
         target=lambda s: s.step_size,
@@ -201,7 +201,7 @@ _SELF_PLAY = (
     UpdateRule(
         name="sppo",
         summary="Self-play on single responses: each log-ratio goes to its win rate minus one half.",
-        source="arXiv:2405.00675, Eq. 4.7 as TRL quotes it; eta here is 1 / beta there",
+        source="arXiv:2405.00675, released code and Eq. 4.7 as TRL quotes it; eta here is 1 / beta there",
         settings=("step_size",),
         anchors=only("parent"),
         target=lambda s: s.step_size,
@@ -336,7 +336,7 @@ _LIKE_DPO = (  # each differs from DPO by what it names
         _DPO,
         name="odpo",
         summary="DPO that asks for a larger margin where annotators said much better.",
-        source="arXiv:2402.10571, form from memory: an offset of alpha log strength",
+        source="arXiv:2402.10571, released code: an offset of alpha log of how much better",
         settings=("beta", "margin_coef"),
         target=lambda s: s.margin_coef,
         target_kind="winner",

@@ -312,10 +312,10 @@ def test_certainty_is_one_minus_bald_and_drops_contradicted_pairs():
     kept = certainty(heads)[0]
     p = [1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))]
 
-    def bits(x: float) -> float:
-        return -(x * math.log2(x) + (1 - x) * math.log2(1 - x))
+    def entropy(x: float) -> float:
+        return -(x * math.log(x) + (1 - x) * math.log(1 - x))
 
-    expected = 1 - (bits(sum(p) / 2) - (bits(p[0]) + bits(p[1])) / 2)
+    expected = 1 - (entropy(sum(p) / 2) - (entropy(p[0]) + entropy(p[1])) / 2)
     assert [kept[0, 1].item(), kept[1, 0].item()] == pytest.approx([expected, expected])
     # 1 loses to 2 by .5 but both beat 3 so that 1 has the higher mean: the vote on (1, 2) contradicts the ranking
     vote = torch.tensor([[0.0, -0.5, 3.0], [0.5, 0.0, 1.0], [-3.0, -1.0, 0.0]]).expand(2, 1, 3, 3)
@@ -347,6 +347,12 @@ def test_padding_takes_no_rank_in_a_list():
     )
     alone = rule_objective(UPDATE_RULES["tpo"], SETTINGS, logps[:, :2], torch.zeros(1, 2).double(), preferences[:, :2, :2])
     torch.testing.assert_close(padded, alone)
+
+
+def test_heads_that_could_not_disagree_more_leave_a_third():
+    # two heads sure of opposite winners: H(1/2) - 0 = log 2 nats, so 1 - .693 = .307, the least weight of the released code
+    heads = torch.tensor([[[[0.0, 60.0], [-60.0, 0.0]]], [[[0.0, -60.0], [60.0, 0.0]]]], dtype=torch.float64)
+    assert certainty(heads)[0, 0, 1].item() == pytest.approx(1 - math.log(2))
 
 
 @pytest.mark.parametrize(
