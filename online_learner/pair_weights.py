@@ -46,8 +46,9 @@ def certain(ratios: Tensor, preferences: Tensor, facts: PairFacts) -> Tensor:
 def certainty(member_logits: Tensor) -> Tensor:
     """1 - BALD of each pair, 0 where the mean vote contradicts the ranking; heads' logits (E, N, K, K) -> (N, K, K).
 
-    BALD = H(mean p) - mean H(p), nats: without a contradiction the result is in [1 - log 2, 1]. The ranking is by mean logit against the group. UPO draws pairs with this probability
-    (arXiv:2409.11212, released code); weighting by it has the same expectation and less noise.
+    BALD = H(mean p) - mean H(p), nats: without a contradiction the result is in [1 - log 2, 1]. The ranking is by mean logit
+    against the group. UPO draws pairs with this probability (arXiv:2409.11212, released code); weighting by it has the same
+    expectation and less noise.
     """
     p = torch.sigmoid(member_logits)
     bald = _entropy(p.mean(0)) - _entropy(p).mean(0)

@@ -109,6 +109,10 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
     return (a.log_softmax(-1) - b.log_softmax(-1)).abs().max().item()
 
 
+def test_every_square_loss_rule_has_its_closed_form_written_out_here():
+    assert set(CLOSED_FORMS) == set(SQUARE_RULES)
+
+
 @pytest.mark.parametrize("name", PAIRWISE_RULES)
 def test_the_minimiser_of_the_objective_is_the_closed_form(name):
     table = random_table()
