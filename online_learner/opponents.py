@@ -12,7 +12,14 @@ from online_learner.jobs import Job
 from online_learner.policy.adapters import PolicyScorer, TrainedAdapter
 from online_learner.policy.groups import Groups
 from online_learner.preference_models.fitted import load_preference
-from online_learner.responses import features_of, load_by_id, sample_responses, save_by_id, stack_features
+from online_learner.responses import (
+    features_of,
+    load_by_id,
+    sample_responses,
+    save_by_id,
+    stack_features,
+    write_responses,
+)
 from online_learner.targets import group_win_rates
 
 WIN_RATES = "win_rates.safetensors"
@@ -37,6 +44,7 @@ def save_win_rates(job: Job, adapter: TrainedAdapter, groups: Groups, out: Path)
         role="opponent",
         progress=lambda share: job.progress.tell(0.9 + 0.05 * share, f"answering {len(prompts)} prompts"),
     )
+    write_responses(out / "samples.parquet", rows)
     drawn: dict[str, list[str]] = {}
     for row in rows:
         drawn.setdefault(row["prompt_id"], []).append(row["response_id"])

@@ -13,7 +13,9 @@ DASH = "\u2013"  # nothing was measured
 STAGE_NAMES = {
     "labels": "Judgments",
     "preference_model": "Preference model",
+    "samples": "Reference responses",
     "anchors": "Anchors",
+    "half_step": "Half step",
     "update": "Policy update",
     "evaluation": "Evaluation",
     "candidates": "New responses",

@@ -15,6 +15,7 @@ lineage.json: {"base_model": directory or hub id, "base_revision": str | null, "
 
 from pathlib import Path
 
+# A rule may add samples (before anchors: responses of the reference) and half_step (before update: the opponent it plays).
 ROUND_STAGES = ("labels", "preference_model", "anchors", "update", "evaluation", "candidates", "seal")
 
 
