@@ -23,7 +23,7 @@ class ExtraInputs:
     pair_weights: Tensor | None = None
     """(N, K, K), the chosen pairs."""
     sample_logps: Tensor | None = None
-    """(N, S): samples of the reference for logp_samples, of the policy in training for kl_ref."""
+    """(N, S): samples of the reference for logp_samples, of the policy or its parent for kl_ref."""
     sample_reference_logps: Tensor | None = None
     """(N, S), the same samples under the reference."""
     rationale_logps: Tensor | None = None
@@ -62,7 +62,9 @@ def logp_samples(inputs: ExtraInputs) -> Tensor:
 def kl_ref(inputs: ExtraInputs) -> Tensor:
     """KL(policy || reference) by S >= 2 samples of the policy per prompt; value and gradient are unbiased.
 
-    Gradient E[(log-ratio - baseline) grad log pi], the baseline being the mean log-ratio of the other samples of the prompt.
+    Gradient E[(log-ratio - baseline) grad log pi], the baseline being the mean log-ratio of the other samples of the prompt. For
+    samples of any other policy, say the parent, it is the gradient of half the variance of the log-ratio under that policy:
+    still none where policy and reference agree.
     """
     logps = _given(inputs.sample_logps, "sample_logps")
     ratios = (logps - _given(inputs.sample_reference_logps, "sample_reference_logps")).detach()

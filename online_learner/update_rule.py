@@ -148,7 +148,7 @@ NEEDS = {
     "half_step": "samples of the half step on the training prompts, compared by the preference model",
     "mixture": "samples of the mixture of parent and reference, compared by the preference model",
     "reference_samples": "samples of the reference policy on the training prompts",
-    "policy_samples": "samples of the policy in training, with their log-probabilities under the reference",
+    "policy_samples": "samples of the parent policy, with their log-probabilities under the reference",
     "candidates": "many samples of the reference policy, scored by the preference model",
     "demonstrations": "responses written by people",
     "strengths": "judgments that say how much better",

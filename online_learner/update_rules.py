@@ -297,7 +297,7 @@ _LIKE_DPO = (  # each differs from DPO by what it names
     replace(
         _DPO,
         name="hypo",
-        summary="DPO on the judged pairs, with the KL to the reference measured on the policy's own samples.",
+        summary="DPO on the judged pairs, held near the reference on the parent's own samples too.",
         source="arXiv:2406.01462, paper not read; its KL gradient by the standard leave-one-out estimator",
         settings=("beta", "extra_coef"),
         extras=lambda s: {"kl_ref": s.extra_coef},

@@ -261,6 +261,14 @@ def test_the_kl_extra_is_unbiased_in_value_and_gradient():
     torch.testing.assert_close(torch.autograd.grad(value, logits), torch.autograd.grad(expected, logits))
 
 
+def test_the_kl_extra_on_samples_of_another_policy_is_half_the_variance_of_the_log_ratio():
+    logps, reference = drawn(3, 4, seed=1).requires_grad_(), drawn(3, 4, seed=2)
+    inputs = ExtraInputs(sample_logps=logps, sample_reference_logps=reference)
+    found = extra_objective(UPDATE_RULES["hypo"], RuleSettings(extra_coef=1.0), inputs)
+    half_variance = (logps - reference).var(-1).mean() / 2
+    torch.testing.assert_close(torch.autograd.grad(found, logps), torch.autograd.grad(half_variance, logps))
+
+
 def test_likelihood_of_winners_and_exploration_are_the_two_signs_of_one_term(pairs):
     # with the chosen responses as calibration samples, pessimistic VPO is RPO; the sign of XPO is the other one
     chosen = ExtraInputs(
