@@ -188,12 +188,13 @@ def _running_app(plan: Plan, data_dir: Path, say: Say) -> Iterator[_Loop]:
     from annotate_app.candidates import QueueOptions
     from annotate_app.commands.compose import admin_token, build_api, open_context
     from annotate_app.server import serve_in_background
+    from annotate_app.warm_learner import warm_learner
 
     queue = QueueOptions(selection=plan.selection, seed=plan.seed)
     with ExitStack() as stack:
-        opened = open_context(
-            data_dir, create=True, model=plan.model, prompts=plan.prompts, queue=queue, seed=plan.seed, stop_jobs=True
-        )
+        command = stack.enter_context(warm_learner())
+        rounds_options = {"model": plan.model, "queue": queue, "command": command}
+        opened = open_context(data_dir, create=True, prompts=plan.prompts, seed=plan.seed, stop_jobs=True, **rounds_options)
         context = stack.enter_context(opened)
         context.rounds.ensure_started()
         url = stack.enter_context(serve_in_background(build_api(context)))

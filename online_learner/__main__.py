@@ -34,7 +34,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run or resume a sealed job directory")
     run.add_argument("job_dir", type=Path, metavar="JOB_DIR", help="a directory under jobs/")
     run.add_argument("--out", type=Path, metavar="DIR", help="where the artifact appears (default: artifacts/ beside jobs/)")
+    run.add_argument("--warm", metavar="SOCKET", help="let the warm process that listens there run it, if there is one")
     run.set_defaults(run=_run)
+    warm = commands.add_parser("warm", help="wait for jobs with everything imported, until standard input closes")
+    warm.add_argument("--listen", type=int, required=True, metavar="FD", help="an open, listening Unix socket")
+    warm.set_defaults(run=_warm)
     rules = commands.add_parser("rules", help="list the update rules")
     rules.add_argument("--json", action="store_true", help="one JSON list on standard output")
     rules.set_defaults(run=_rules)
@@ -50,10 +54,28 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if not args.job_dir.is_dir():
         raise UserError(f"The job directory {args.job_dir} does not exist. Name one under jobs/.")
+    if args.warm:
+        from online_learner.warm import run_in_warm_process
+
+        code = run_in_warm_process(args.warm, args.job_dir)
+        if code is not None:
+            return code
+    return _run_here(args.job_dir, args.out)
+
+
+def _run_here(job_dir: Path, out: Path | None = None) -> int:
     from online_learner.round import run_job
 
-    print(run_job(args.job_dir, args.out))
+    print(run_job(job_dir, out))
     return 0
+
+
+def _warm(args: argparse.Namespace) -> int:
+    import socket
+
+    from online_learner.warm import serve
+
+    return serve(socket.socket(fileno=args.listen), _run_here)
 
 
 def _rules(args: argparse.Namespace) -> int:
