@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from online_learner.update_rule import RuleSettings, UpdateRule
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtraInputs:
@@ -32,11 +30,6 @@ class ExtraInputs:
     """(V, L), a classifier of how much was removed from each of V variants."""
     degrees: Tensor | None = None
     """(V,) long, how much was removed: 0 is nothing, L - 1 the most."""
-
-
-def extra_objective(rule: UpdateRule, settings: RuleSettings, inputs: ExtraInputs) -> Tensor | float:
-    """Sum of the rule's extras with their coefficients, a scalar; 0.0 for a rule without."""
-    return sum((coefficient * EXTRAS[name](inputs) for name, coefficient in rule.extras(settings).items()), 0.0)
 
 
 def nll_winner(inputs: ExtraInputs) -> Tensor:

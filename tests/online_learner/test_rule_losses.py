@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from online_learner.extras import ExtraInputs, extra_objective
+from online_learner.extras import EXTRAS, ExtraInputs
 from online_learner.mirror_descent import mix_logps, rule_objective
 from online_learner.pair_weights import MADPO_THRESHOLD, certainty, stretch
 from online_learner.targets import PairFacts
-from online_learner.update_rule import RuleSettings
+from online_learner.update_rule import RuleSettings, UpdateRule
 from online_learner.update_rules import UPDATE_RULES
 
 SETTINGS = RuleSettings(
@@ -83,6 +83,10 @@ def square_matrix(first_over_second: Tensor, second_over_first: Tensor, diagonal
     matrix[:, 0, 1] = torch.where(CHOSEN_FIRST, first_over_second, second_over_first)
     matrix[:, 1, 0] = torch.where(CHOSEN_FIRST, second_over_first, first_over_second)
     return matrix
+
+
+def extra_objective(rule: UpdateRule, settings: RuleSettings, inputs: ExtraInputs) -> Tensor:
+    return sum((c * EXTRAS[name](inputs) for name, c in rule.extras(settings).items()), torch.zeros((), dtype=torch.float64))
 
 
 def ours(name: str, pairs: Pairs) -> Tensor:
