@@ -88,9 +88,14 @@ def best_worst_pairs(preferences: Tensor) -> Tensor:
     return weights.masked_fill(diagonal, 0.0)  # a group of equals has no pair
 
 
-def choose_pairs(rule: UpdateRule, selection: str, preferences: Tensor, generator: torch.Generator) -> Tensor:
-    """Pair weights (N, K, K) for a selection by name; ``random`` keeps half of the pairs. UserError where it breaks the rule."""
-    check_pair_selection(rule, selection)
+def choose_pairs(
+    rule: UpdateRule, selection: str, preferences: Tensor, generator: torch.Generator, *, for_comparison: bool = False
+) -> Tensor:
+    """Pair weights (N, K, K) for a selection by name; ``random`` keeps half of the pairs. UserError where it breaks the rule,
+    unless that is what is to be compared.
+    """
+    if not for_comparison:
+        check_pair_selection(rule, selection)
     num_prompts, k = preferences.shape[0], preferences.shape[-1]
     if selection == "best_worst":
         return best_worst_pairs(preferences)

@@ -46,7 +46,8 @@ def _check_before_work(job: Job) -> None:
     """Refuse at once what would otherwise fail after minutes."""
     settings = job.settings
     rule = get_rule(settings.update.rule)
-    check_pair_selection(rule, settings.update.pairs)
+    if not settings.update.for_comparison:
+        check_pair_selection(rule, settings.update.pairs)
     if settings.kind == "round":
         check_needs(rule, job)
     unknown = [name for name in settings.preference.models if name not in PREFERENCE_MODELS]
@@ -126,7 +127,10 @@ def _update_report(job: Job) -> dict[str, Any]:
     update = read_json(job.stage_dir("update") / "update.json")
     rule, settings = get_rule(job.settings.update.rule), picked_settings(job)
     why = picked["why"] | ({"learning_rate": update["learning_rate_why"]} if update["learning_rate_why"] else {})
-    used = {name: value for name, value in as_json(settings).items() if name in rule.settings}
+    used: dict[str, Any] = {name: value for name, value in as_json(settings).items() if name in rule.settings}
+    if job.settings.update.for_comparison:
+        used["pairs"] = job.settings.update.pairs
+        why["pairs"] = "for comparison only: where the rule refuses such pairs, they move its fixed point"
     return {
         "picked": {"rule": rule.name, **used, "learning_rate": update["learning_rate"], "device": str(job.base.device)},
         "picked_why": {name: reason for name, reason in why.items() if name in used or name == "learning_rate"},

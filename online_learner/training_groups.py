@@ -107,8 +107,9 @@ def training_groups(job: Job) -> Groups:
     collated = collate(groups, {**tokenised_responses(job, rows), **spoken})
     selection = job.settings.update.pairs
     if selection != "all" and source in (_of_parent, _kept):
-        chosen = choose_pairs(rule, selection, collated.preferences, stream(job.settings.seed, "pairs"))
-        collated.pair_weights.mul_(chosen)
+        update, generator = job.settings.update, stream(job.settings.seed, "pairs")
+        chosen = choose_pairs(rule, selection, collated.preferences, generator, for_comparison=update.for_comparison)
+        collated.pair_weights.mul_(chosen + chosen.mT)  # a pair is trained on once, in either order
     return collated
 
 

@@ -139,5 +139,4 @@ def _show(result: dict[str, Any], table: Any, *, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    console = Console()
-    console.print(table, width=max(console.width, 150))
+    Console(width=max(Console().width, 150)).print(table)

@@ -68,7 +68,12 @@ class UpdateSettings(_Settings):
     learning_rate: float | Literal["auto"] = Field("auto", description="AdamW peak rate; auto: from a short probe")
     epochs: int = Field(5, ge=1, le=100, description="passes over the training prompts")
     prompts_per_step: int = Field(16, ge=1, description="prompts in one optimiser step, all their pairs")
-    pairs: Literal["all", "random"] = Field("all", description="pairs of a prompt's responses that are trained on")
+    pairs: Literal["all", "random", "best_worst"] = Field(
+        "all", description="pairs of a prompt's responses that are trained on; best_worst is refused where it breaks the rule"
+    )
+    for_comparison: bool = Field(
+        False, description="take pairs that are refused because they break the rule: for benches, and the report says so"
+    )
     lora_rank: int = Field(8, ge=1, le=256)
     lora_alpha: int = Field(16, ge=1)
 

@@ -177,6 +177,7 @@ def test_pairs_are_chosen_by_name_and_best_against_worst_is_refused_for_square_r
     assert choose_pairs(replace(ONPO, target_kind="win_rate"), "best_worst", PREFS, generator).sum() == 1
     with pytest.raises(UserError, match="best_worst"):
         choose_pairs(ONPO, "best_worst", PREFS, generator)
+    assert choose_pairs(ONPO, "best_worst", PREFS, generator, for_comparison=True).sum() == 1
 
 
 def groups_of_four(prefs: Tensor) -> Tensor:

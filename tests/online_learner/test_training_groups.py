@@ -19,6 +19,7 @@ from online_learner.responses import load_by_id
 from online_learner.round import run_job, stages_of
 from online_learner.training_groups import training_groups, uncertainty
 from storage.contract.schemas import RESPONSES
+from storage.errors import UserError
 from tests.contract.learner_jobs import Lineage, prefer_short, prompt, read_rows, write_job
 
 QUESTIONS = ["How do I cook rice?", "What helps against a cold?", "How can I sleep better?"]
@@ -50,9 +51,9 @@ def job(tmp_path_factory) -> Job:
     return opened
 
 
-def with_rule(job: Job, rule: str, last_stage: str | None = None) -> Job:
+def with_rule(job: Job, rule: str, last_stage: str | None = None, **changes: object) -> Job:
     """The same job with another rule, its own stages run up to one of them."""
-    update = job.settings.update.model_copy(update={"rule": rule})
+    update = job.settings.update.model_copy(update={"rule": rule, **changes})
     other = dataclasses.replace(job, settings=job.settings.model_copy(update={"update": update}))
     if last_stage:
         names = [stage.name for stage in stages_of(other)]
@@ -76,6 +77,17 @@ def test_a_rule_on_policy_trains_on_all_pairs_of_the_parents_responses(job):
     assert len(groups) == 3 and groups.members.shape == (3, 4)
     assert groups.pair_weights.sum((-1, -2)).tolist() == [6.0] * 3
     torch.testing.assert_close(groups.preferences + groups.preferences.mT, torch.ones(3, 4, 4))  # the model's probabilities
+
+
+def test_best_against_worst_trains_on_one_pair_of_each_prompt_where_a_bench_asks_for_it(job):
+    everything = training_groups(with_rule(job, "onpo_ref"))
+    groups = training_groups(with_rule(job, "onpo_ref", pairs="best_worst", for_comparison=True))
+    assert groups.pair_weights.sum((-1, -2)).tolist() == [1.0] * 3
+    rates = everything.preferences.mean(-1)
+    for n, (first, second) in enumerate(groups.pair_weights.nonzero()[:, 1:].tolist()):
+        assert {first, second} == {int(rates[n].argmax()), int(rates[n].argmin())}
+    with pytest.raises(UserError, match="is refused for update rule onpo_ref"):
+        training_groups(with_rule(job, "onpo_ref", pairs="best_worst"))
 
 
 def test_judged_pairs_carry_verdicts_strengths_ratings_and_reasons(job):
