@@ -42,12 +42,12 @@ def token_key(ids: Sequence[int], num_pooled: int) -> bytes:
 
 
 class FeatureCache:
-    """Rows of one model and layer; ``add`` keeps them in memory, ``write`` on disk."""
+    """Rows of one model and layer: ``add`` keeps them in memory, ``write`` on disk where there is a directory."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, model: nn.Module, layer: int, directory: Path | None) -> None:
         """A file that cannot be read counts as empty: it is written anew."""
-        self.path = directory / "features" / f"{name}.safetensors"
         self.rows: dict[bytes, Tensor] = {}
+        self.path = directory / "features" / f"{model_hash(model)[:32]}-{layer}.safetensors" if directory else None
         self._read()
 
     def add(self, key: bytes, row: Tensor) -> None:
@@ -56,11 +56,11 @@ class FeatureCache:
 
     def write(self) -> None:
         """Replace the file in one step, keeping rows that another process added meanwhile."""
+        if self.path is None or not self.rows:
+            return
         own, self.rows = self.rows, {}
         self._read()
         self.rows |= own
-        if not self.rows:
-            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         keys = torch.frombuffer(bytearray(b"".join(self.rows)), dtype=torch.uint8).view(-1, KEY_BYTES)
         aside = self.path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
@@ -68,6 +68,8 @@ class FeatureCache:
         os.replace(aside, self.path)
 
     def _read(self) -> None:
+        if self.path is None:
+            return
         try:
             stored = load_file(self.path)
         except (OSError, SafetensorError):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from online_learner.feature_cache import FeatureCache, model_hash, token_key
+from online_learner.feature_cache import FeatureCache, token_key
 from online_learner.prompts import Messages, prompt_token_ids
 from storage.errors import UserError
 
@@ -61,7 +61,7 @@ def extract_features(
     layer: int | str = "auto",
     max_tokens: int | None = None,
     progress: Callable[[float], None] | None = None,
-    cache: Path | None = None,
+    cache: FeatureCache | None = None,
 ) -> Tensor:
     """(N, h + 1) float32 on the CPU: mean hidden state of the response's tokens, then log(1 + number of its tokens).
 
@@ -70,7 +70,7 @@ def extract_features(
 
     ``model`` is any transformers model as it stands, adapters included: pass the bare base model. Contexts beyond
     ``max_tokens`` (default: what the model takes) lose their beginning, and a warning counts them. An empty response is
-    represented by the last token of its prompt. Padding does not change the result. ``cache`` is a directory that
+    represented by the last token of its prompt. Padding does not change the result. ``cache`` (of this model and layer)
     keeps what was read.
     """
     if len(prompts) != len(responses):
@@ -85,15 +85,14 @@ def read_features(
     *,
     layer: int | str = "auto",
     progress: Callable[[float], None] | None = None,
-    cache: Path | None = None,
+    cache: FeatureCache | None = None,
 ) -> Tensor:
     """(N, h + 1) float32 on the CPU: the pooled state of each text, then log(1 + its length)."""
     if not texts:
         return torch.empty(0, _text_config(model).hidden_size + 1)
-    index = _layer_index(model, layer)
-    kept = FeatureCache(cache, f"{model_hash(model)[:32]}-{index}") if cache else None
+    index = layer_index(model, layer)
     keys = [token_key(text.ids, text.num_pooled) for text in texts]
-    rows: dict[bytes, Tensor] = dict(kept.rows) if kept else {}
+    rows: dict[bytes, Tensor] = dict(cache.rows) if cache else {}
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in rows}
     names, unread = list(missing), list(missing.values())
     num_done, num_unwritten = 0, 0
@@ -102,11 +101,11 @@ def read_features(
             pooled = pooled_states(model, [unread[i] for i in batch], index).cpu()
         for i, row in zip(batch, pooled, strict=True):
             rows[names[i]] = row
-            if kept:
-                kept.add(names[i], row)
+            if cache:
+                cache.add(names[i], row)
         num_done, num_unwritten = num_done + len(batch), num_unwritten + len(batch)
-        if kept and (num_unwritten >= ROWS_PER_WRITE or num_done == len(unread)):  # a long reading that is killed goes on there
-            kept.write()
+        if cache and (num_unwritten >= ROWS_PER_WRITE or num_done == len(unread)):  # a long reading that is killed goes on there
+            cache.write()
             num_unwritten = 0
         if progress:
             progress(num_done / len(unread))
@@ -172,8 +171,9 @@ def reads_both_ways(model: nn.Module) -> bool:
     return not torch.allclose(first, second, rtol=1e-4, atol=1e-6)
 
 
-def _layer_index(model: nn.Module, layer: int | str) -> int:
-    num_blocks = len(_blocks(model))
+def layer_index(model: nn.Module, layer: int | str) -> int:
+    """Number of the block that ``layer`` names, 1 for the first."""
+    num_blocks = len(blocks(model))
     if layer == "auto":
         layer = "last" if reads_both_ways(model) else "middle"
     named = {"middle": num_blocks // 2 + 1, "last": num_blocks}
@@ -190,7 +190,7 @@ def _states_after(model: nn.Module, index: int, ids: Tensor, attended: Tensor) -
         reached.append(output[0] if isinstance(output, tuple) else output)
         raise _Reached
 
-    handle = _blocks(model)[index - 1].register_forward_hook(keep)
+    handle = blocks(model)[index - 1].register_forward_hook(keep)
     was_training = model.training
     model.eval()
     try:
@@ -203,7 +203,8 @@ def _states_after(model: nn.Module, index: int, ids: Tensor, attended: Tensor) -
     return reached[0]
 
 
-def _blocks(model: nn.Module) -> nn.ModuleList:
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The stack of transformer blocks, first to last."""
     num_layers = getattr(_text_config(model), "num_hidden_layers", None)
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:

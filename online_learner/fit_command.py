@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ import torch
 from torch import Tensor
 
 from online_learner.device import choose_device, choose_threads
-from online_learner.features import extract_features, load_encoder
-from online_learner.pairs_file import Pair, Side, judgments_table, load_pairs, shuffle_sides
+from online_learner.feature_cache import default_cache
+from online_learner.features import load_encoder
+from online_learner.pairs_file import Pair, load_pairs, shuffle_sides
 from online_learner.preference_models.audit import audit_intransitivity, choose
+from online_learner.preference_models.backbone import Tuning
 from online_learner.preference_models.calibration import decided_metrics
-from online_learner.preference_models.fit import fit_candidates, prepare
+from online_learner.preference_models.fit import FitData, compare
 from online_learner.preference_models.fitted import FittedPreference
 from online_learner.preference_models.observations import VERDICT_SIGN
-from online_learner.preference_models.registry import PREFERENCE_MODELS
+from online_learner.preference_models.registry import PREFERENCE_MODELS, TEXT_MODELS
+from online_learner.preference_models.text_fit import Encoder, TextPreference, fit_text_model
+from online_learner.preference_models.text_models import TextModel
 from storage.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -40,8 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", type=Path, required=True, metavar="FILE", help="judged pairs for the comparison")
     parser.add_argument("--encoder", metavar="DIR", help="Hugging Face model for features (default: the built-in one)")
     parser.add_argument(
-        "--models", nargs="+", metavar="NAME", default=list(PREFERENCE_MODELS), help=f"of: {', '.join(PREFERENCE_MODELS)}"
+        "--models", nargs="+", metavar="NAME", default=list(PREFERENCE_MODELS), help=f"of: {'; '.join(_described())}"
     )
+    parser.add_argument(
+        "--tune",
+        choices=["head", "backbone"],
+        default="head",
+        help="fit heads on the frozen encoder's features (default), or train LoRA on the encoder with them (slow on a CPU)",
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="most epochs tried with --tune backbone (default: 3)")
+    parser.add_argument("--shots", type=int, default=4, help="labelled pairs of the annotator that few_shot reads (default: 4)")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep features here (default: $NASHLOOP_CACHE or ~/.cache/nashloop)"
+    )
+    parser.add_argument("--no-cache", action="store_true", help="read all features anew and keep none")
     parser.add_argument("--seed", type=int, default=0, help="folds, bootstrap and side swaps (default: 0)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="save the selected model here")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -55,41 +72,35 @@ def run(args: argparse.Namespace) -> int:
     _warn_of_shared_prompts(train, held_out)
     if not any(pair.verdict in "ab" for pair in held_out):
         raise UserError(f"{args.eval} has no decided pair (label a or b). Give another file for --eval.")
-    encoder = args.encoder or str(TINY_POLICY)
-    features = _features_of([*train, *held_out], encoder)
-    featured = time.monotonic()
-    id_of = {side: str(i) for i, side in enumerate(features)}
-    train_ids = dict.fromkeys(id_of[side] for pair in train for side in (pair.a, pair.b))
-    rows = {id_of[side]: row for side, row in features.items() if id_of[side] in train_ids}
-    data = prepare(rows, judgments_table(train, id_of), seed=args.seed, position_bias=False)
-    _say(f"fitting {', '.join(args.models)} on {len(data.observations)} judgments")
-    candidates = fit_candidates(data, args.models, num_heads=8)
+    name = args.encoder or str(TINY_POLICY)
+    encoder = _load(name, None if args.no_cache else args.cache or default_cache())
+    fits, data = _fit(args, encoder, train)
+    held_out = [pair for pair in held_out if pair.verdict in VERDICT_SIGN]
+    of_pairs = {key: fit.pair_features(held_out, train) for key, (fit, _) in fits.items()}
+    candidates = compare({key: (fit.fitted, losses) for key, (fit, losses) in fits.items()}, data)
     audit = audit_intransitivity(data, candidates)
     selected = choose(candidates, audit)
     report = selected.report
     result = {
-        "models": {name: evaluate(fitted, held_out, features) for name, fitted in candidates.items()},
+        "models": {key: evaluate(fitted, held_out, *of_pairs[key]) for key, fitted in candidates.items()},
         "selected": report["selected"],
         "baselines": {"longer_wins": longer_wins(held_out)},
         "why": report["why"],
         "audit": audit,
-        "heldout_in_train": {name: _figures(row) for name, row in report["models"].items()},
-        "encoder": encoder,
+        "heldout_in_train": {key: _figures(row) for key, row in report["models"].items()},
+        "encoder": name,
         "seed": args.seed,
         "num_pairs": {"train": len(train), "eval": len(held_out)},
-        "seconds": {"features": featured - started, "total": time.monotonic() - started},
+        "seconds": {"total": time.monotonic() - started},
     }
     if args.out:
-        selected.save(args.out)
+        replace(fits[selected.name][0], fitted=selected).save(args.out)
     print(json.dumps(result, allow_nan=False) if args.json else render_table(result))
     return 0
 
 
-def evaluate(fitted: FittedPreference, pairs: Sequence[Pair], features: Mapping[Side, Tensor]) -> dict[str, Any]:
-    """Figures of one model on judged pairs, in all and by source."""
-    pairs = [pair for pair in pairs if pair.verdict in VERDICT_SIGN]
-    a = torch.stack([features[pair.a] for pair in pairs])
-    b = torch.stack([features[pair.b] for pair in pairs])
+def evaluate(fitted: FittedPreference, pairs: Sequence[Pair], a: Tensor, b: Tensor) -> dict[str, Any]:
+    """Figures of one model on n pairs with verdict a, b or tie and their features (n, d), in all and by source."""
     annotators = [pair.annotator for pair in pairs]
     verdict = torch.tensor([VERDICT_SIGN[pair.verdict] for pair in pairs])
     probability = fitted.decided_probability(a, b, annotators)
@@ -148,25 +159,37 @@ def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: row[key] for key in FIGURES if key in row}
 
 
-def _features_of(pairs: Sequence[Pair], encoder: str) -> dict[Side, Tensor]:
-    """Features of every distinct side: one answer often takes part in several comparisons."""
-    model, tokenizer = load_encoder(encoder)
+def _load(name: str, cache: Path | None) -> Encoder:
+    model, tokenizer = load_encoder(name)
     choose_threads(sum(parameter.numel() for parameter in model.parameters()))
-    model.to(choose_device("auto"))
-    sides = list(dict.fromkeys(side for pair in pairs for side in (pair.a, pair.b)))
-    _say(f"reading features of {len(sides)} responses with {encoder}")
-    shown = [0.0]
+    return Encoder.of(model.to(choose_device("auto")), tokenizer, cache)
 
-    def progress(fraction: float) -> None:
-        if fraction >= shown[0] + 0.1:
-            shown[0] = fraction
-            _say(f"features {fraction:.0%}")
 
-    messages = {side.turns: side.messages for side in sides}  # one object per conversation
-    rows = extract_features(
-        model, tokenizer, [messages[side.turns] for side in sides], [side.response for side in sides], progress=progress
-    )
-    return dict(zip(sides, rows, strict=True))
+def _fit(
+    args: argparse.Namespace, encoder: Encoder, pairs: Sequence[Pair]
+) -> tuple[dict[str, tuple[TextPreference, Tensor]], FitData]:
+    """Every model asked for, simplest first, and the data of the first one."""
+    unknown = [name for name in args.models if name not in PREFERENCE_MODELS and name not in TEXT_MODELS]
+    if unknown:
+        raise UserError(f"Preference models {unknown} are unknown. Choose from {[*PREFERENCE_MODELS, *TEXT_MODELS]}.")
+    tuning = Tuning(epochs=args.epochs) if args.tune == "backbone" else None
+    fits: dict[str, tuple[TextPreference, Tensor]] = {}
+    first: FitData | None = None
+    for name in [*PREFERENCE_MODELS, *TEXT_MODELS]:
+        if name not in args.models:
+            continue
+        _say(f"fitting {name} on {len(pairs)} pairs")
+        model = TEXT_MODELS[name] if name in TEXT_MODELS else TextModel(family=PREFERENCE_MODELS[name], reads="responses")
+        model = replace(model, shots=args.shots) if model.shots else model
+        fit, losses, data = fit_text_model(model, encoder, pairs, seed=args.seed, tuning=tuning, progress=_say)
+        fits[name], first = (fit, losses), first or data
+    assert first is not None  # argparse wants at least one name
+    return fits, first
+
+
+def _described() -> list[str]:
+    families = [*PREFERENCE_MODELS.values(), *(model.family for model in TEXT_MODELS.values())]
+    return [f"{family.name} ({family.summary})" for family in families]
 
 
 def _warn_of_shared_prompts(train: Sequence[Pair], held_out: Sequence[Pair]) -> None:

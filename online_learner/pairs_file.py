@@ -73,13 +73,13 @@ def shuffle_sides(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     return [_swap(pair) if coin.random() < 0.5 else pair for pair in pairs]
 
 
-def judgments_table(pairs: Sequence[Pair], id_of: Mapping[Side, str]) -> pa.Table:
-    """The columns of contract.schemas.JUDGMENTS that a fit reads; the group stands for the prompt."""
+def judgments_table(pairs: Sequence[Pair], row_ids: Sequence[tuple[str, str]]) -> pa.Table:
+    """The columns of contract.schemas.JUDGMENTS that a fit reads, with two row ids per pair; the group stands for the prompt."""
     return pa.table(
         {
             "prompt_id": [pair.group for pair in pairs],
-            "response_a_id": [id_of[pair.a] for pair in pairs],
-            "response_b_id": [id_of[pair.b] for pair in pairs],
+            "response_a_id": [a for a, _ in row_ids],
+            "response_b_id": [b for _, b in row_ids],
             "verdict": [pair.verdict for pair in pairs],
             "strength": pa.array([pair.strength for pair in pairs], pa.int8()),
             "annotator_id": pa.array([pair.annotator for pair in pairs], pa.string()),

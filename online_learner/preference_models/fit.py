@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from online_learner.preference_models.base import PreferenceFamily
+from online_learner.preference_models.base import LinearPreference, PreferenceFamily
 from online_learner.preference_models.calibration import clustered_mean, decided_metrics, fit_temperature
 from online_learner.preference_models.fitted import AnswerModel, FittedPreference
 from online_learner.preference_models.heads import FittedHeads, fit_heads, observed_logits
@@ -137,11 +137,21 @@ def fit_candidates(data: FitData, models: Sequence[str], num_heads: int) -> dict
 
     report["gains"]: nats per judgment, with standard error, by which each beats the first one on held-out prompts.
     """
+    return compare(fit_each(data, models, num_heads), data)
+
+
+def fit_each(data: FitData, models: Sequence[str], num_heads: int) -> dict[str, tuple[FittedPreference, Tensor]]:
+    """Every named model, simplest first, with its held-out log loss per decided judgment."""
     unknown = [name for name in models if name not in PREFERENCE_MODELS]
     if unknown or not models:
         raise UserError(f"Preference models {list(models)}: {unknown} unknown. Choose from {list(PREFERENCE_MODELS)}.")
     names = [name for name in PREFERENCE_MODELS if name in models]  # simplest first
-    fits = {name: _fit_candidate(PREFERENCE_MODELS[name], data, num_heads) for name in names}
+    return {name: fit_family(PREFERENCE_MODELS[name], data, num_heads) for name in names}
+
+
+def compare(fits: Mapping[str, tuple[FittedPreference, Tensor]], data: FitData) -> dict[str, FittedPreference]:
+    """Fitted models with their held-out log losses per decided judgment (n,), simplest first, under one shared report."""
+    names = list(fits)
     losses = {name: losses for name, (_, losses) in fits.items()}
     cluster = data.observations.prompt[data.observations.verdict != 0]
     selected, why = select(losses, cluster)
@@ -198,19 +208,27 @@ def held_out(fits: FittedHeads, data: FitData, members: Sequence[int]) -> HeldOu
     def by_fold(values: Tensor) -> Tensor:  # (members, ...) -> (F, ...)
         return values[pick].unflatten(0, (data.num_folds, -1)).mean(1)
 
-    logits = by_fold(observed_logits(fits.model, data.features, observations))
-    edges = by_fold(thresholds(fits.nuisance.gaps, observations.has_ties))[fold]
+    logits = by_fold(observed_logits(fits.model, data.features, observations)).gather(0, fold[None])[0]
+    edges = by_fold(thresholds(fits.nuisance.gaps, observations.has_ties))
+    return held_out_answers(logits, edges, by_fold(fits.nuisance.bias), by_fold(fits.nuisance.flip_rates()), data)
+
+
+def held_out_answers(logits: Tensor, edges: Tensor, bias: Tensor, flip_rates: Tensor, data: FitData) -> HeldOut:
+    """Held-out logits (n,) with how each fold's fit says people answer: edges (F, 2 L + 2), bias (F,), flip rates (F, 1 + A)."""
+    observations, fold = data.observations, data.fold
+    own = edges[fold]
     return HeldOut(
-        logits=logits.gather(0, fold[None])[0],
-        low=edges.gather(1, observations.low[:, None])[:, 0],
-        high=edges.gather(1, observations.high[:, None])[:, 0],
-        edge=edges[:, edges.shape[1] // 2],
-        bias=by_fold(fits.nuisance.bias)[fold],
-        flip=by_fold(fits.nuisance.flip_rates())[fold, observations.annotator],
+        logits=logits,
+        low=own.gather(1, observations.low[:, None])[:, 0],
+        high=own.gather(1, observations.high[:, None])[:, 0],
+        edge=own[:, own.shape[1] // 2],
+        bias=bias[fold],
+        flip=flip_rates[fold, observations.annotator],
     )
 
 
-def _fit_candidate(family: PreferenceFamily, data: FitData, num_heads: int) -> tuple[FittedPreference, Tensor]:
+def fit_family(family: PreferenceFamily, data: FitData, num_heads: int) -> tuple[FittedPreference, Tensor]:
+    """One family on frozen features, calibrated, and its held-out log loss per decided judgment."""
     observations = data.observations
     ridge = choose_ridge(family, data)
     draws = stream(data.seed, "bootstrap")
@@ -223,6 +241,15 @@ def _fit_candidate(family: PreferenceFamily, data: FitData, num_heads: int) -> t
     start = stream(data.seed, "start")
     fits = fit_heads(family, data.features, observations, weights, penalties, start)
     predictions = held_out(fits, data, range(data.num_folds * fold_heads))
+    final = replace(fits.model, weights=fits.model.weights[-num_heads:].clone())
+    return calibrate(final, fits.nuisance.select(slice(-num_heads, None)), predictions, ridge, data)
+
+
+def calibrate(
+    model: LinearPreference, nuisance: Nuisance, predictions: HeldOut, ridge: Sequence[float], data: FitData
+) -> tuple[FittedPreference, Tensor]:
+    """The finished model: its temperature and every reported figure come from held-out predictions."""
+    observations = data.observations
     temperature = fit_temperature(predictions.logits, predictions.log_prob)
     decided = observations.verdict != 0
     won = (observations.verdict[decided] > 0).float()
@@ -235,26 +262,25 @@ def _fit_candidate(family: PreferenceFamily, data: FitData, num_heads: int) -> t
         "ridge": list(ridge),
     }
     losses = -torch.where(won > 0, probability, 1 - probability).clamp_min(1e-12).log()
-    final = replace(fits.model, weights=fits.model.weights[-num_heads:].clone())
     fitted = FittedPreference(
-        model=final,
+        model=model,
         feature_mean=data.mean,
         feature_scale=data.scale,
         temperature=temperature,
-        answers=_answer_model(fits.nuisance, observations, num_heads),
+        answers=_answer_model(nuisance, observations),
         report=report,
     )
     return fitted, losses.double()
 
 
-def _answer_model(nuisance: Nuisance, observations: Observations, num_heads: int) -> AnswerModel:
-    edges = softplus(nuisance.gaps[-num_heads:])
+def _answer_model(nuisance: Nuisance, observations: Observations) -> AnswerModel:
+    edges = softplus(nuisance.gaps)
     if not observations.has_ties:
         edges = torch.cat([torch.zeros_like(edges[:, :1]), edges[:, 1:]], dim=1)
-    rates = nuisance.flip_rates()[-num_heads:, 1:].mean(0)
+    rates = nuisance.flip_rates()[:, 1:].mean(0)
     return AnswerModel(
         thresholds=tuple(edges.cumsum(1).mean(0).tolist()),
-        position_bias=float(nuisance.bias[-num_heads:].mean()),
+        position_bias=float(nuisance.bias.mean()),
         flip_rates=dict(zip(observations.annotators, rates.tolist(), strict=True)),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from online_learner.preference_models.base import LinearPreference
 from online_learner.preference_models.likelihood import answer_log_prob, decided_probability
-from online_learner.preference_models.registry import PREFERENCE_MODELS
+from online_learner.preference_models.registry import PREFERENCE_MODELS, family_named
 from storage.errors import UserError
 
 TENSORS, FACTS = "preference.safetensors", "preference.json"
@@ -114,7 +114,7 @@ def load_preference(directory: Path) -> FittedPreference:
     try:
         facts = json.loads((directory / FACTS).read_text())
         tensors = load_file(directory / TENSORS)
-        family = PREFERENCE_MODELS[facts["model"]]
+        family = family_named(facts["model"])
     except (OSError, json.JSONDecodeError, SafetensorError, KeyError) as error:
         known = ", ".join(PREFERENCE_MODELS)
         raise UserError(

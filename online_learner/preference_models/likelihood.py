@@ -56,6 +56,10 @@ class Nuisance:
     bias: Tensor  # (M,)
     flips: Tensor  # (M, A): e = sigma(flips) / 2
 
+    def select(self, members: slice) -> "Nuisance":
+        """Some of the fits."""
+        return Nuisance(self.gaps[members], self.bias[members], self.flips[members])
+
     def flip_rates(self) -> Tensor:
         """(M, 1 + A), with the zero of annotator 0 in front. Rates stop at 1/2: an answer worth nothing."""
         rates = torch.sigmoid(self.flips) / 2
