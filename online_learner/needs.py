@@ -83,5 +83,4 @@ MISSING: dict[str, Callable[[Job], str | None]] = {
     "objectives": _no_objectives,
     "rationales": _no_reasons,
     "ensemble": _one_head,
-    "degraded": lambda job: "a round does not make responses with their key phrases removed. Choose another rule, such as dpo.",
 }

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from online_learner.degraded import NUM_DEGREES, degraded_sequences, variant_id
 from online_learner.jobs import Job
 from online_learner.logps import TokenisedResponse
 from online_learner.mirror_descent import choose_pairs
@@ -29,7 +30,7 @@ from online_learner.update_rules import get_rule
 from storage.errors import UserError
 
 VERDICT_VALUES = {"a": 1.0, "tie": 0.5, "b": 0.0}
-SAMPLES, RATIONALES = "samples", "rationales"  # extra terms that read responses outside the pairs
+SAMPLES, RATIONALES, DEGRADED = "samples", "rationales", "degraded"  # extra terms that read responses outside the pairs
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,13 @@ def training_groups(job: Job) -> Groups:
             f"{' that were judged' if rule.labels == 'hard' else ''}. Generate candidates from it and label them first."
         )
     reasons = rationale_sequences(job, material.judgments) if "rationales" in rule.needs else {}
-    groups = [_with_extra_members(material, group, reasons) for group in groups]
+    told = {name: sequence for own in reasons.values() for name, sequence in own.items()}
+    if "degraded" in rule.needs:
+        told |= degraded_sequences(job, filter(None, map(_winner, groups)))
+    groups = [_with_extra_members(material, group, reasons, told) for group in groups]
     needed = {response for group in groups for response in group.response_ids}
     rows = [row for response, row in material.rows.items() if response in needed]
-    spoken = {name: sequence for own in reasons.values() for name, sequence in own.items()}
-    collated = collate(groups, {**tokenised_responses(job, rows), **spoken})
+    collated = collate(groups, {**tokenised_responses(job, rows), **told})
     selection = job.settings.update.pairs
     if selection != "all" and source in (_of_parent, _kept):
         update, generator = job.settings.update, stream(job.settings.seed, "pairs")
@@ -235,27 +238,39 @@ def uncertainty(heads: Tensor) -> Tensor:
     return heads.mean(-1).std(0, correction=0)
 
 
+def _winner(group: Group) -> str | None:
+    """The preferred response of a judged pair; None where people disagree evenly."""
+    p = float(group.preferences[0, 1])
+    return None if p == 0.5 else group.response_ids[0 if p > 0.5 else 1]
+
+
 def _with_extra_members(
-    material: Material, group: Group, reasons: Mapping[tuple[str, ...], Mapping[str, TokenisedResponse]]
+    material: Material,
+    group: Group,
+    reasons: Mapping[tuple[str, ...], Mapping[str, TokenisedResponse]],
+    told: Mapping[str, TokenisedResponse],
 ) -> Group:
     """The group with the responses that only the rule's extra terms read."""
-    rule = material.rule
+    rule, pair = material.rule, tuple(group.response_ids[:2])
     if "rationales" in rule.needs:
-        group = _with_members(group, list(reasons.get(tuple(group.response_ids[:2]), {})), RATIONALES)
+        group = _with_members(group, dict.fromkeys(reasons.get(pair, {}), 1.0), RATIONALES)
     if "policy_samples" in rule.needs:
-        group = _with_members(group, material.candidates.get(group.prompt_id, []), SAMPLES)
+        group = _with_members(group, dict.fromkeys(material.candidates.get(group.prompt_id, []), 1.0), SAMPLES)
     if "reference_samples" in rule.needs:
-        group = _with_members(group, material.samples.get(group.prompt_id, []), SAMPLES)
+        group = _with_members(group, dict.fromkeys(material.samples.get(group.prompt_id, []), 1.0), SAMPLES)
+    if "degraded" in rule.needs:
+        names = {variant_id(_winner(group) or "", degree): degree + 1.0 for degree in range(NUM_DEGREES)}
+        group = _with_members(group, {name: weight for name, weight in names.items() if name in told}, DEGRADED)
     return group
 
 
-def _with_members(group: Group, ids: Sequence[str], term: str) -> Group:
+def _with_members(group: Group, weight_of: Mapping[str, float], term: str) -> Group:
     """The group with these responses in an extra term; those that are new to it are in no pair."""
-    members = [*group.response_ids, *(response for response in ids if response not in group.response_ids)]
+    members = [*group.response_ids, *(response for response in weight_of if response not in group.response_ids)]
     old, new = len(group.response_ids), len(members)
     preferences, weights = torch.full((new, new), 0.5), torch.zeros(new, new)
     preferences[:old, :old], weights[:old, :old] = group.preferences, group.weights
     facts = {name: torch.nn.functional.pad(value, (0, new - old) * value.ndim) for name, value in group.facts.items()}
     members_of = {name: torch.nn.functional.pad(value, (0, new - old)) for name, value in group.members_of.items()}
-    members_of[term] = torch.tensor([float(response in ids) for response in members])
+    members_of[term] = torch.tensor([weight_of.get(response, 0.0) for response in members])
     return replace(group, response_ids=members, preferences=preferences, weights=weights, facts=facts, members_of=members_of)

@@ -20,6 +20,7 @@ from online_learner.mirror_descent import (
     rule_objective,
 )
 from online_learner.policy.adapters import TrainedAdapter
+from online_learner.policy.degree_head import DegreeHead
 from online_learner.policy.groups import Groups, given_facts
 from online_learner.targets import PairFacts, pairwise_targets
 from online_learner.update_rule import RuleSettings, UpdateRule
@@ -27,6 +28,7 @@ from online_learner.update_rule import RuleSettings, UpdateRule
 WARM_UP_STEPS = 3
 FINAL_RATE = 0.1  # of the peak, at the end of the cosine
 CLIP_NORM = 1.0
+DEGREE = "preference_degree"
 MEMBERS_OF_EXTRA = {"nll_rationale": "rationales", "logp_samples": "samples", "kl_ref": "samples"}  # see Groups.members_of
 
 
@@ -44,10 +46,15 @@ class Objective:
         facts = PairFacts(**{name: value.to(logps) for name, value in given_facts(groups.facts).items()})
         loss = rule_objective(self.rule, self.settings, own, anchor, preferences, pair_weights=weights, facts=facts)
         for name, coefficient in self.rule.extras(self.settings).items():
-            inputs = _extra_inputs(name, groups, logps, anchor_logps)
+            inputs = None if name == DEGREE else _extra_inputs(name, groups, logps, anchor_logps)
             if inputs is not None:
                 loss = loss + coefficient * EXTRAS[name](inputs)
         return loss
+
+    def degree_loss(self, head: DegreeHead, model: object, groups: Groups) -> Tensor | float:
+        """The term that reads hidden states, times its coefficient; 0 where it has nothing to read."""
+        inputs = head.inputs(model, groups)
+        return 0.0 if inputs is None else self.rule.extras(self.settings)[DEGREE] * EXTRAS[DEGREE](inputs)
 
     def measured(self, groups: Groups, logps: Tensor) -> Tensor:
         """Log-probabilities (N, K) as the rule measures them: sums over tokens, or means."""
@@ -104,20 +111,20 @@ def fit(
     anchor_logps: Tensor,
     schedule: Schedule,
     on_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
-    max_steps: int | None = None,
 ) -> None:
-    """Minimise the objective over the adapter's weights; anchor_logps (N, K) on the CPU. ``max_steps`` cuts it short (probe)."""
-    parameters = adapter.parameters()
+    """Minimise the objective over the adapter's weights; anchor_logps (N, K) on the CPU."""
+    head = DegreeHead(adapter.model) if DEGREE in objective.rule.extras(objective.settings) else None
+    parameters = adapter.parameters() + (list(head.linear.parameters()) if head else [])
     optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
     num_steps = schedule.num_steps(len(groups))
     for step, rows in enumerate(_steps(len(groups), schedule)):
-        if max_steps is not None and step >= max_steps:
-            break
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step, num_steps)
         batch = groups.select(rows)
         logps = group_logps(adapter.model, batch)
         loss = objective.loss(batch, logps, anchor_logps[rows].to(logps))
+        if head:
+            loss = loss + objective.degree_loss(head, adapter.model, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)

@@ -74,14 +74,10 @@ def demonstrations() -> list[dict]:
 
 
 ONE_PER_MECHANISM = (
-    "onpo_ref", "onpo_two_fit", "nash_md", "egpo", "dpo", "rationale_dpo", "xpo", "hypo", "upo", "odpo", "modpo",
-    "pessimistic_dpo", "simpo", "rso", "spin", "tpo",
+    "onpo_ref", "onpo_two_fit", "nash_md", "egpo", "dpo", "rationale_dpo", "xpo", "hypo", "preference_degree", "upo", "odpo",
+    "modpo", "pessimistic_dpo", "simpo", "rso", "spin", "tpo",
 )  # fmt: skip
-RULES = [
-    pytest.param(rule, marks=[] if rule in ONE_PER_MECHANISM else [pytest.mark.slow])
-    for rule in UPDATE_RULES
-    if rule != "preference_degree"
-]
+RULES = [pytest.param(rule, marks=[] if rule in ONE_PER_MECHANISM else [pytest.mark.slow]) for rule in UPDATE_RULES]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -111,13 +107,12 @@ def test_every_rule_makes_a_policy(model, candidates, tmp_path, rule):
         ("odpo", "none of its verdicts says how much better"),
         ("modpo", "none of its verdicts rates an aspect"),
         ("rationale_dpo", "none of its verdicts gives a reason in words"),
-        ("preference_degree", "does not make responses with their key phrases removed"),
         ("upo", "preference.num_heads is 1, and one head has no uncertainty"),
     ],
 )
 def test_a_rule_that_lacks_something_says_what_before_any_work(model, candidates, tmp_path, capsys, rule, missing):
     settings = {"update": {**FAST["update"], "rule": rule}, "preference": {**FAST["preference"], "num_heads": 1}}
-    job = round_job(tmp_path, model, candidates, **settings)
+    job = round_job(tmp_path, model, candidates, None, **settings)
     message = refused(capsys, job)
     assert f"Update rule {rule} cannot run on this job" in message and missing in message
     assert not (work_dir(job) / "stages").exists()
