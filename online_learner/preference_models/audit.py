@@ -2,17 +2,21 @@
 
 Two looks at the same judgments. Held out: does the cyclic block predict judgments on unseen prompts better? In sample: is
 its gain in penalised likelihood larger than in data simulated from the fitted Bradley-Terry model (parametric bootstrap;
-the chi-squared limit is wrong here, because the block is penalised and vanishes at the boundary)? Cycles can also come
-from people who each are consistent but disagree: repeat the audit within annotators before blaming one of them.
+the chi-squared limit is wrong here, because the block is penalised and vanishes at the boundary)? A third look needs no
+features but several votes on each side of triangles: the Hodge residual (vote_cycles). "No cycles" is said only where cycles
+of scale 1, planted into the same judgments, would have been found. Cycles can also come from people who each are consistent
+but disagree: ``votes.annotators`` says so where annotators judged whole triads.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
+from online_learner.preference_models.cycle_picture import clearest_circle, judged_rows, plan_logits, planted_circles
 from online_learner.preference_models.fit import (
     MIN_GAIN_NATS,
     FitData,
@@ -25,11 +29,16 @@ from online_learner.preference_models.fitted import FittedPreference
 from online_learner.preference_models.heads import fit_heads, observed_logits
 from online_learner.preference_models.likelihood import Observations
 from online_learner.preference_models.registry import PREFERENCE_MODELS
-from online_learner.seeds import stream
+from online_learner.preference_models.triads import Votes
+from online_learner.preference_models.vote_cycles import audit_votes, labels_needed
+from online_learner.seeds import stream, stream_seed
 
 SIGNIFICANT, DECISIVE = 0.05, 0.01
 NEGLIGIBLE_NATS = 0.01  # a smaller gain in held-out log loss would hardly move a policy
 FIRST_REPLICATES, MORE_REPLICATES = 39, 60  # more only where the first leave it open: none or few above
+FAR_OUTSIDE = 4.0  # standard deviations above the mean of the null; a false alarm is rarely more than three
+NUM_PLANTED, ENOUGH_POWER = 12, 0.8
+NOISE_NATS = 1e-3  # rounding of a sum of log likelihoods in single precision
 
 
 def fit_and_audit(
@@ -48,7 +57,7 @@ def fit_and_audit(
     """
     data = prepare(features_of, judgments, seed=seed, min_judgments=min_judgments, position_bias=position_bias)
     candidates = fit_candidates(data, models, num_heads)
-    audit = audit_intransitivity(data, candidates)
+    audit = audit_intransitivity(data, candidates, list(features_of))
     return choose(candidates, audit), audit
 
 
@@ -60,39 +69,69 @@ def choose(candidates: Mapping[str, FittedPreference], audit: Mapping[str, Any])
     return selected
 
 
-def audit_intransitivity(data: FitData, candidates: Mapping[str, FittedPreference]) -> dict[str, Any]:
-    """{"cyclic": true | false | null, "p_value", "statistic", "sentence", ...}; null means that the data cannot tell."""
+def audit_intransitivity(
+    data: FitData, candidates: Mapping[str, FittedPreference], response_ids: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """{"cyclic": true | false | null, "p_value", "statistic", "sentence", ...}; null means that the data cannot tell.
+
+    votes: the look without features. circle: the clearest circle of three ``response_ids`` where preferences are cyclic.
+    labels_per_pair_needed: where it is null, on all pairs of 4 responses to as many prompts as were judged.
+    """
     if not {"bradley_terry", "bt_gpm"} <= candidates.keys():
         sentence = "Not audited: the audit compares bradley_terry with bt_gpm and both must be among the candidates."
         return {"cyclic": None, "p_value": None, "statistic": None, "sentence": sentence}
+    rng = np.random.default_rng(stream_seed(data.seed, "audit of votes"))
     gain, error = candidates["bt_gpm"].report["gains"]["bt_gpm"]
-    statistic, null = _likelihood_ratios(data, candidates, clearly_better(gain, error))
-    p_value = (1 + int((null >= statistic).sum())) / (1 + len(null))
-    cyclic = decide(p_value, gain, error)
+    statistic, null, planted = _likelihood_ratios(data, candidates, clearly_better(gain, error))
+    p_value = (1 + int((null >= statistic - NOISE_NATS).sum())) / (1 + len(null))
+    excess = (statistic - float(null.mean())) / max(float(null.std()), NOISE_NATS)
+    power = float((planted > null.quantile(1 - SIGNIFICANT) + NOISE_NATS).float().mean())
+    votes = audit_votes(votes_of(data.observations), rng)
+    by_votes = votes.get("hodge", {}).get("p_value", 1.0) <= DECISIVE
+    cyclic = True if by_votes else decide(p_value, gain, error, excess, power)
+    needed, num_prompts = (None, 0) if cyclic is not None else _plan(data, candidates, rng)
+    sentence = _sentence(cyclic, p_value, gain, error, data.observations.num_decided)
+    remarks = [
+        votes["hodge"]["sentence"] if by_votes else "",
+        votes["annotators"]["sentence"] if cyclic and "annotators" in votes and votes["annotators"]["who"] else "",
+        _advice(power, needed, num_prompts) if cyclic is None else "",
+    ]
     return {
         "cyclic": cyclic,
         "p_value": p_value,
         "statistic": statistic,
         "null_mean": float(null.mean()),
+        "excess_deviations": excess,
         "num_replicates": len(null),
         "heldout_gain_nats": gain,
         "heldout_gain_error": error,
-        "sentence": _sentence(cyclic, p_value, gain, error, data.observations.num_decided),
+        "power_at_scale_1": power,
+        "labels_per_pair_needed": needed,
+        "votes": _named(votes, response_ids),
+        "circle": _circle(data, candidates["bt_gpm"], response_ids) if cyclic else None,
+        "sentence": " ".join([sentence, *filter(None, remarks)]),
     }
 
 
-def decide(p_value: float, gain: float, error: float) -> bool | None:
-    """True: both looks find cycles. False: neither does, and a gain worth having is excluded. None: cannot tell.
+def decide(p_value: float, gain: float, error: float, excess: float, power: float) -> bool | None:
+    """True: both looks find cycles. False: neither does, and cycles worth having would have been found. None: cannot tell.
 
-    With few judgments cross-validation is the weaker look, so a decisive p-value makes up for a gain that is not clear.
+    With few judgments cross-validation is the weaker look, so a likelihood ratio far outside its null (``excess`` standard
+    deviations) makes up for a gain that is not clear.
     """
     if p_value <= SIGNIFICANT and clearly_better(gain, error):
         return True
-    if p_value <= DECISIVE and gain > MIN_GAIN_NATS:
+    if p_value <= DECISIVE and gain > MIN_GAIN_NATS and excess >= FAR_OUTSIDE:
         return True
-    if p_value > SIGNIFICANT and gain + 2 * error < NEGLIGIBLE_NATS:
+    if p_value > SIGNIFICANT and gain + 2 * error < NEGLIGIBLE_NATS and power >= ENOUGH_POWER:
         return False
     return None
+
+
+def votes_of(data: Observations) -> Votes:
+    """Observations as votes. An annotator who is alone or not known is nobody in particular, -1."""
+    columns = (data.prompt, data.row_a, data.row_b, data.verdict, data.annotator - 1)
+    return Votes(*(column.numpy() for column in columns))
 
 
 def simulate_answers(
@@ -119,19 +158,61 @@ def simulate_answers(
     return low, high
 
 
-def _likelihood_ratios(data: FitData, candidates: Mapping[str, FittedPreference], clear: bool) -> tuple[float, Tensor]:
+def _likelihood_ratios(data: FitData, candidates: Mapping[str, FittedPreference], clear: bool) -> tuple[float, Tensor, Tensor]:
+    """The statistic, its null, and what it would be with planted cycles of scale 1."""
     observations = data.observations
     transitive = candidates["bradley_terry"]
     logits = observed_logits(transitive.model, data.features, observations).mean(0) / transitive.temperature
     generator = stream(data.seed, "audit")
-    recorded = observations.low[None], observations.high[None]
-    simulated = simulate_answers(logits, transitive, observations, FIRST_REPLICATES, generator)
-    ratios = _ratio(data, candidates, *(torch.cat(pair) for pair in zip(recorded, simulated, strict=True)))
-    statistic, null = float(ratios[0]), ratios[1:]
-    if (null >= statistic).sum() <= 5 and not (clear and (null < statistic).all()):
+    plants = planted_circles(data.features, generator, NUM_PLANTED)
+    cyclic = logits + observed_logits(plants, data.features, observations)
+    answers = [
+        (observations.low[None], observations.high[None]),
+        simulate_answers(logits, transitive, observations, FIRST_REPLICATES, generator),
+        *(simulate_answers(row, transitive, observations, 1, generator) for row in cyclic),
+    ]
+    ratios = _ratio(data, candidates, *(torch.cat(rows) for rows in zip(*answers, strict=True)))
+    statistic, null, planted = float(ratios[0]), ratios[1 : 1 + FIRST_REPLICATES], ratios[1 + FIRST_REPLICATES :]
+    if (null >= statistic - NOISE_NATS).sum() <= 5 and not (clear and (null < statistic - NOISE_NATS).all()):
         more = simulate_answers(logits, transitive, observations, MORE_REPLICATES, generator)
         null = torch.cat([null, _ratio(data, candidates, *more)])
-    return statistic, null
+    return statistic, null, planted
+
+
+def _plan(data: FitData, candidates: Mapping[str, FittedPreference], rng: np.random.Generator) -> tuple[int | None, int]:
+    """Labels per pair with which cycles of scale 1 on the fitted utilities would be found, and on how many prompts."""
+    prompts = judged_rows(data.observations)
+    transitive = candidates["bradley_terry"]
+    logits = plan_logits(transitive.model, transitive.temperature, data.features, prompts)
+    if not len(logits):  # no prompt has four judged responses: plan with utilities that differ by noise
+        utility = rng.standard_normal((min(len(prompts), 100), 4))
+        logits = utility[:, :, None] - utility[:, None, :]
+    x, y = rng.standard_normal((2, *logits.shape[:2]))
+    logits = logits + x[:, :, None] * y[:, None, :] - y[:, :, None] * x[:, None, :]
+    return labels_needed(logits, rng), len(logits)
+
+
+def _circle(data: FitData, fitted: FittedPreference, response_ids: Sequence[str] | None) -> dict[str, Any] | None:
+    if response_ids is None:
+        return None
+    prompts = judged_rows(data.observations)
+    return clearest_circle(fitted.model, fitted.temperature, data.features, prompts, response_ids)
+
+
+def _named(votes: dict[str, Any], response_ids: Sequence[str] | None) -> dict[str, Any]:
+    if response_ids is None or "curl" not in votes:
+        return votes
+    return {**votes, "curl": {**votes["curl"], "largest": [response_ids[row] for row in votes["curl"]["largest"]]}}
+
+
+def _advice(power: float, needed: int | None, num_prompts: int) -> str:
+    found = f"Cycles of scale 1 in logits would have been found in {power:.0%} of cases."
+    if needed is None:
+        return f"{found} Even 15 labels on each pair of 4 responses to {num_prompts} prompts would not tell; judge more prompts."
+    return (
+        f"{found} {needed} labels on each pair of 4 responses to {num_prompts} prompts ({6 * needed * num_prompts:,} in all) "
+        "would tell, by the votes alone, in 4 of 5."
+    )
 
 
 def _ratio(data: FitData, candidates: Mapping[str, FittedPreference], low: Tensor, high: Tensor) -> Tensor:
@@ -168,4 +249,4 @@ def _sentence(cyclic: bool | None, p_value: float, gain: float, error: float, nu
             "These data cannot tell whether preferences are cyclic: one utility per response fits them worse than it fits "
             f"simulated transitive judgments, yet a cyclic model predicts unseen prompts no better ({figures})."
         )
-    return f"These data cannot tell whether preferences are cyclic ({figures}). More judgments would."
+    return f"These data cannot tell whether preferences are cyclic ({figures})."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from online_learner.preference_models.audit import audit_intransitivity, choose, decide, fit_and_audit, simulate_answers
+from online_learner.preference_models.audit import audit_intransitivity, choose, fit_and_audit, simulate_answers
 from online_learner.preference_models.base import LinearPreference
 from online_learner.preference_models.calibration import clustered_mean, decided_metrics, fit_temperature
 from online_learner.preference_models.fit import fit_candidates, fit_preference_models, prepare
@@ -334,15 +334,6 @@ def test_clustered_error_by_hand():
     # values 1, 3 | 5, 7: mean 4, cluster sums of deviations -4 and 4: sqrt((16 + 16) / 16 * 2 / 1) = 2
     mean, error = clustered_mean(torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([9, 9, 4, 4]))
     assert (mean, error) == pytest.approx((4.0, 2.0))
-
-
-def test_the_audit_says_when_it_cannot_tell():
-    assert decide(p_value=0.03, gain=0.03, error=0.01) is True
-    assert decide(p_value=0.01, gain=0.006, error=0.009) is True  # few judgments, decisive in sample
-    assert decide(p_value=0.03, gain=0.006, error=0.009) is None
-    assert decide(p_value=0.6, gain=-0.01, error=0.005) is False
-    assert decide(p_value=0.3, gain=0.02, error=0.03) is None  # a real gain is not excluded
-    assert decide(p_value=0.03, gain=-0.01, error=0.01) is None  # the two looks disagree
 
 
 def test_preferences_called_cyclic_are_modelled_as_cyclic(transitive_fit):
