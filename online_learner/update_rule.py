@@ -173,7 +173,8 @@ def mix_anchors(
 ) -> dict[str, float]:
     """Coefficients over policy ids from coefficients over roles; equal ids are merged, zeros left out, the sum is 1.
 
-    No coefficients give none: a rule without anchors. drop_small leaves out coefficients below 1/16 in size and renormalises.
+    No coefficients give none: a rule without anchors. drop_small leaves out policies that only the auxiliary mixture names, where
+    their coefficient is below 1/16 in size, and renormalises; a small pull to the reference is still a pull.
     ValueError where the result would not sum to 1.
     """
     if not role_coefficients:
@@ -194,6 +195,8 @@ def mix_anchors(
             mixed[policy] = mixed.get(policy, 0.0) + coefficient * share
     if not math.isclose(sum(mixed.values()), 1.0, abs_tol=1e-6):  # margins would drift with the length of a response
         raise ValueError(f"anchor coefficients must sum to 1, got {mixed}")
-    kept = {policy: c for policy, c in mixed.items() if abs(c) >= (SMALL_COEFFICIENT if drop_small else 1e-15)}
+    named = {policy for role in role_coefficients.keys() - {"auxiliary"} for policy in members[role]}
+    least = {policy: SMALL_COEFFICIENT if drop_small and policy not in named else 1e-15 for policy in mixed}
+    kept = {policy: c for policy, c in mixed.items() if abs(c) >= least[policy]}
     total = sum(kept.values())
     return {policy: c / total for policy, c in kept.items()} if drop_small else kept

@@ -85,6 +85,23 @@ def test_a_job_killed_in_every_stage_ends_in_the_same_bytes(sealed, uninterrupte
     assert reports[0]["evaluation"] == reports[1]["evaluation"]
 
 
+def with_rule(sealed: Path, data: Path, rule: str) -> Path:
+    """The same job in a data directory of its own, with another update rule."""
+    rows = [read_rows(sealed / f"{name}.parquet") for name in ("prompts", "responses", "judgments")]
+    settings = SETTINGS | {"update": {**SETTINGS["update"], "rule": rule, "epochs": 1}}
+    return write_job(data, "round", 2, Lineage(str(built_in_model_dir())), *rows, **settings)
+
+
+@pytest.mark.parametrize(("rule", "stage"), [("egpo", "half_step"), pytest.param("rso", "samples", marks=pytest.mark.slow)])
+def test_a_stage_that_only_some_rules_have_resumes_too(sealed, tmp_path, rule, stage):
+    killed = with_rule(sealed, tmp_path / "killed", rule)
+    kill_when(killed, stage, num_lines=2)
+    assert not (work_dir(killed) / "stages" / stage).exists()
+    artifacts = run_job(killed), run_job(with_rule(sealed, tmp_path / "whole", rule))
+    weights = {sha256(artifact / "adapter" / "adapter_model.safetensors") for artifact in artifacts}
+    assert len(weights) == 1
+
+
 def test_finished_stages_are_not_run_again(sealed, tmp_path):
     job_dir = copy_of(sealed, tmp_path)
     kill_when(job_dir, "evaluation")

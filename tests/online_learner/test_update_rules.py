@@ -199,6 +199,12 @@ def test_small_coefficients_are_dropped_on_request_and_the_rest_renormalised():
     assert mix_anchors(roles, auxiliary, "p2", "p0", drop_small=True) == pytest.approx({"p1": 0.15 / 0.95, "p2": 0.8 / 0.95})
 
 
+def test_a_small_pull_to_the_reference_is_never_dropped():
+    """eta 5, tau .01: INPO's pull is .05, less than 1/16, and without it INPO would be plain self-play."""
+    roles = get_rule("inpo").anchors(RuleSettings(step_size=5.0, kl_coef=0.01))
+    assert mix_anchors(roles, {"p1": 1.0}, "p1", "p0", drop_small=True) == pytest.approx({"p1": 0.95, "p0": 0.05})
+
+
 def test_a_mixture_that_does_not_sum_to_one_or_names_a_strange_role_is_a_mistake_of_the_caller():
     with pytest.raises(ValueError, match="must sum to 1"):
         mix_anchors({"auxiliary": 1.0}, {"p0": 0.5}, "p0", "p0")
