@@ -66,7 +66,7 @@ def test_every_cell_has_a_file_of_its_own():
         cell(labels=61),
         cell(rounds=3),
     ]
-    cells += [cell(rounds=3), with_settings(cell(), {"step_size": 4}), with_settings(cell(), {"step_size": 8})]
+    cells += [with_settings(cell(), {"step_size": 4}), with_settings(cell(), {"step_size": 8})]
     assert len({c.name for c in cells}) == len(cells)
 
 
