@@ -1,4 +1,4 @@
-"""python -m online_learner: run a job directory, compare preference models, list the update rules.
+"""python -m online_learner: run a job directory, compare preference models, audit votes, list the update rules.
 
 The entry point only parses and dispatches: torch is imported by the command that needs it, after its arguments were read.
 """
@@ -42,6 +42,10 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     rules = commands.add_parser("rules", help="list the update rules")
     rules.add_argument("--json", action="store_true", help="one JSON list on standard output")
     rules.set_defaults(run=_rules)
+    audit = commands.add_parser("audit", help="what votes alone say about cycles")
+    audit.add_argument("file", type=Path, metavar="FILE", help="Parquet: prompt_id, response_a_id, response_b_id, ...")
+    audit.add_argument("--seed", type=int, default=0, help="of simulated votes (default: 0)")
+    audit.set_defaults(run=_audit)
     fit = commands.add_parser("fit", help="compare preference models on files of judged pairs")
     if argv[:1] == ["fit"]:  # its options name the models, which needs torch
         from online_learner import fit_command
@@ -89,6 +93,12 @@ def _rules(args: argparse.Namespace) -> int:
             print(f"{rule['name']:<20} {rule['summary']}  [{rule['source']}]")
             print("".join(f"{'':<21}needs {words}\n" for words in rule["needs"].values()), end="")
     return 0
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from online_learner import audit_command
+
+    return audit_command.run(args.file, args.seed)
 
 
 if __name__ == "__main__":

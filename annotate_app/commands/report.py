@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from annotate_app.commands.options import DATA_DIR, DataOption, JsonOption, report
+from storage.errors import UserError
 
 group = typer.Typer(help="Report on agreement, annotators, cycles in the preferences, and policies.", no_args_is_help=True)
 
@@ -40,6 +41,72 @@ def agreement(
         labels, num_repeats = read_labels(path, parse_columns(columns), where)
     figures = agreement_report(labels) | {"num_repeats_left_out": num_repeats}
     report(figures, agreement_text(figures), as_json=as_json)
+
+
+@group.command()
+def annotators(data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
+    """Say what is known of each annotator: labels, agreement, consistency, pull of the first place, flips, time."""
+    from annotate_app.client import connect
+    from annotate_app.reports.annotators import annotators_report
+    from annotate_app.reports.texts import annotators_text
+
+    with connect(data) as client, raw_export(client) as path:
+        last = next((found for found in finished_reports(client).values() if found.get("preference")), None)
+        figures = annotators_report(read_rows(path), last)
+    report(figures, annotators_text(figures), as_json=as_json)
+
+
+@group.command()
+def policies(data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
+    """List policies with their lineage, what their rounds expected of them, and how people voted between them."""
+    from annotate_app.client import connect
+    from annotate_app.reports.policies import policies_report
+    from annotate_app.reports.texts import policies_text
+
+    with connect(data) as client, raw_export(client) as path:
+        figures = policies_report(client.get("/policies")["policies"], finished_reports(client), read_rows(path))
+    report(figures, policies_text(figures), as_json=as_json)
+
+
+@group.command()
+def intransitivity(
+    input_file: InputOption = None,
+    columns: ColumnsOption = None,
+    where: WhereOption = None,
+    data: DataOption = DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether the preferences contain cycles: the audit of the last round or fit, or of the votes in a file.
+
+    Roles for --columns with --input: prompt, first, second (the two responses), label; optional annotator.
+    """
+    from annotate_app.reports.intransitivity import audit_file, intransitivity_text
+
+    if input_file is not None:
+        figures = audit_file(input_file, columns, where)
+        return report(figures, intransitivity_text(figures), as_json=as_json)
+    from annotate_app.client import connect
+
+    with connect(data) as client:
+        numbered = ((number, found) for number, found in finished_reports(client).items() if found.get("audit"))
+        number, found = next(numbered, (None, None))
+    if found is None:
+        raise UserError(f"{data} has no finished round or fit yet. Run `nashloop round start --kind fit` or give --input FILE.")
+    figures = {"round": number, **found["audit"]}
+    report(figures, intransitivity_text(figures), as_json=as_json)
+
+
+def finished_reports(client: Any) -> dict[int, dict[str, Any]]:
+    """Reports of finished jobs by number, newest first."""
+    done = [job["number"] for job in client.get("/rounds")["rounds"] if job["status"] == "done"]
+    return {number: client.get(f"/rounds/{number}/report") for number in done}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The raw export as rows."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
 
 
 @contextmanager

@@ -34,6 +34,52 @@ def agreement_text(figures: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *filter(None, [figures["undefined"]])])
 
 
+def annotators_text(figures: Mapping[str, Any]) -> str:
+    """One line per annotator."""
+    columns = ("annotator", "kind", "labels", "skips", "agrees with others", "repeats alike", "first wins", "flips", "seconds")
+    rows = [
+        (
+            person["annotator"], person["kind"], person["labels"], person["skips"], estimate(person["agreement_with_others"]),
+            estimate(person["repeat_consistency"]), estimate(person["first_shown_wins"]), _plain(person["flip_rate"]),
+            _plain(person["median_seconds"]),
+        )
+        for person in figures["annotators"]
+    ]  # fmt: skip
+    return table(columns, rows, empty="No judgments yet.")
+
+
+def policies_text(figures: Mapping[str, Any]) -> str:
+    """Policies, then votes between them."""
+    columns = ("policy", "status", "lineage", "round", "expected against parent", "against base", "text quality")
+    rows = [
+        (
+            policy["number"], policy["status"], " < ".join(map(str, policy["lineage"])), policy["round"],
+            estimate(policy["win_rate_vs_parent"]), estimate(policy["win_rate_vs_base"]), _plain(policy["text_quality"]),
+        )
+        for policy in figures["policies"]
+    ]  # fmt: skip
+    votes = [
+        (f"{v['policy']} against {v['opponent']}", v["wins"], v["ties"], v["losses"], estimate(v["win_rate"]), v["gate"])
+        for v in figures["votes"]
+    ]
+    return "\n".join(
+        [
+            table(columns, rows, empty="No policies yet."),
+            "",
+            table(("votes", "wins", "ties", "losses", "win rate", "for a gate"), votes, empty="No votes between policies yet."),
+        ]
+    )
+
+
+def estimate(value: Mapping[str, float] | None) -> str:
+    """A share or mean with its interval."""
+    return "" if value is None else f"{value['mean']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 def number(value: float | None) -> str:
     """Three digits, or that there is no value."""
     return "undefined" if value is None else f"{value:.3f}"
