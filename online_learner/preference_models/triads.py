@@ -30,8 +30,8 @@ class Votes:
     annotator: Array
 
 
-def count_wins(votes: Votes) -> tuple[Array, Array]:
-    """wins (Q, K, K) of every prompt, and which response (Q, K) each row is, -1 where padded."""
+def count_wins(votes: Votes) -> tuple[Array, Array, Array]:
+    """wins and ties (Q, K, K) of every prompt, a tie half a win for both, and which response (Q, K) is which, -1 padded."""
     members: dict[int, dict[int, int]] = {}
     for prompt, a, b in zip(votes.prompt.tolist(), votes.a.tolist(), votes.b.tolist(), strict=True):
         place = members.setdefault(prompt, {})
@@ -39,14 +39,16 @@ def count_wins(votes: Votes) -> tuple[Array, Array]:
         place.setdefault(b, len(place))
     width = max((len(place) for place in members.values()), default=0)
     row_of = {prompt: q for q, prompt in enumerate(members)}
-    wins, names = np.zeros((len(members), width, width)), np.full((len(members), width), -1)
+    wins, ties = np.zeros((2, len(members), width, width))
+    names = np.full((len(members), width), -1)
     for prompt, place in members.items():
         names[row_of[prompt], : len(place)] = list(place)
     for prompt, a, b, verdict in zip(*(x.tolist() for x in (votes.prompt, votes.a, votes.b, votes.verdict)), strict=True):
         i, j = members[prompt][a], members[prompt][b]
         wins[row_of[prompt], i, j] += (1 + verdict) / 2
         wins[row_of[prompt], j, i] += (1 - verdict) / 2
-    return wins, names
+        ties[row_of[prompt], [i, j], [j, i]] += verdict == 0
+    return wins, ties, names
 
 
 def kendall_circular_triads(beats: Array) -> int:
@@ -54,9 +56,10 @@ def kendall_circular_triads(beats: Array) -> int:
     return comb(len(beats), 3) - sum(comb(int(wins), 2) for wins in beats.sum(1))
 
 
-def majority_triads(wins: Array) -> tuple[Array, Array]:
-    """(Q,), (Q,): circular triads, and triads with three strict majorities, of each prompt."""
-    ahead = wins > wins.swapaxes(-1, -2)
+def majority_triads(wins: Array, ties: Array) -> tuple[Array, Array]:
+    """(Q,), (Q,): circular triads, and triads where on each side one response has more votes than the other and than ties."""
+    decided_wins = wins - ties / 2
+    ahead = (decided_wins > decided_wins.swapaxes(-1, -2)) & (decided_wins > ties)
     circular, decided = np.zeros(len(wins), dtype=int), np.zeros(len(wins), dtype=int)
     strict = ahead | ahead.swapaxes(-1, -2)
     for i, j, k in combinations(range(wins.shape[-1]), 3):

@@ -22,12 +22,12 @@ SIGNIFICANT = 0.05
 
 def audit_votes(votes: Votes, rng: np.random.Generator) -> dict[str, Any]:
     """{"num_triangles", "labels_per_pair", "hodge", "triads", "curl", "annotators"}: each section ends in a plain sentence."""
-    wins, names = count_wins(votes)
+    wins, ties, names = count_wins(votes)
     kept = _with_triangles(wins)
     if not len(kept):
         sentence = "No prompt has three responses that were all compared with each other, so votes alone cannot show a circle."
         return {"num_triangles": 0, "labels_per_pair": None, "sentence": sentence}
-    wins, names = wins[kept], names[kept]
+    wins, ties, names = wins[kept], ties[kept], names[kept]
     made = (wins + wins.swapaxes(-1, -2))[:, *np.triu_indices(wins.shape[-1], 1)]
     curl = curl_scores(wins)
     largest = curl.pop("largest")
@@ -36,7 +36,7 @@ def audit_votes(votes: Votes, rng: np.random.Generator) -> dict[str, Any]:
         "num_triangles": curl["num_triangles"],
         "labels_per_pair": float(made[made > 0].mean()),
         "hodge": _hodge(wins, rng),
-        "triads": _triads(wins, rng),
+        "triads": _triads(wins, ties, rng),
         "curl": {**curl, "largest": [int(names[largest[0], i]) for i in largest[1:]]},
         "annotators": who_is_cyclic(votes, rng),
     }
@@ -77,8 +77,8 @@ def _hodge(wins: Array, rng: np.random.Generator) -> dict[str, Any]:
     return {**test, "local_share": 1 - harmonic, "harmonic_share": harmonic, "sentence": sentence}
 
 
-def _triads(wins: Array, rng: np.random.Generator) -> dict[str, Any]:
-    circular, decided = majority_triads(wins)
+def _triads(wins: Array, ties: Array, rng: np.random.Generator) -> dict[str, Any]:
+    circular, decided = majority_triads(wins, ties)
     num_circular, num_decided = int(circular.sum()), int(decided.sum())
     interval = share_interval(circular, decided, rng)
     bounds = "" if interval is None else f" ({interval[0]:.0%} to {interval[1]:.0%} over prompts)"

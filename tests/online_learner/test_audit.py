@@ -1,9 +1,11 @@
 """The intransitivity audit: arithmetic on hand-made triangles, closed forms, and planted preferences."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -26,6 +28,8 @@ from online_learner.preference_models.triads import (
 )
 from online_learner.preference_models.vote_cycles import audit_votes, labels_needed
 from storage.contract.schemas import JUDGMENTS
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "multi_annotator"
 
 
 def wins_of(num_responses: int, *beats: tuple[int, int, float]) -> np.ndarray:
@@ -73,12 +77,13 @@ def test_triads_of_complete_tournaments_are_kendalls_closed_form():
     for i, j in combinations(range(7), 2):
         first = rng.random(30) < 0.5
         tournaments[:, i, j], tournaments[:, j, i] = first, ~first
-    circular, decided = majority_triads(tournaments)
+    no_ties = np.zeros_like(tournaments)
+    circular, decided = majority_triads(tournaments, no_ties)
     assert circular.tolist() == [kendall_circular_triads(beats) for beats in tournaments]
     assert (decided == 35).all()  # C(7, 3)
     # the regular tournament on 7 (i beats i+1, i+2, i+4): the most there can be, (n^3 - n) / 24 = 14
     regular = np.array([[float((j - i) % 7 in (1, 2, 4)) for j in range(7)] for i in range(7)])
-    assert kendall_circular_triads(regular) == 14 == majority_triads(regular[None])[0][0]
+    assert kendall_circular_triads(regular) == 14 == majority_triads(regular[None], no_ties[:1])[0][0]
 
 
 def test_curl_of_one_triangle_by_hand():
@@ -104,7 +109,7 @@ def test_a_condorcet_majority_of_consistent_people_is_named_so():
     # x > y > z, y > z > x, z > x > y: everybody is transitive, and two of three prefer x to y, y to z and z to x
     condorcet = [[(0, 1), (1, 2), (0, 2)], [(1, 2), (2, 0), (1, 0)], [(2, 0), (0, 1), (2, 1)]]
     votes = people(condorcet, 20)
-    circular, decided = majority_triads(count_wins(votes)[0])
+    circular, decided = majority_triads(*count_wins(votes)[:2])
     assert (circular.sum(), decided.sum()) == (20, 20)
     found = who_is_cyclic(votes, np.random.default_rng(0))
     assert (found["who"], found["share"], found["num_triads"]) == ("population", 0.0, 60)
@@ -139,6 +144,23 @@ def test_labels_needed_fall_with_the_strength_of_cycles():
     strong, weak = labels_needed(planted_logits(60, 2.0, rng), rng), labels_needed(planted_logits(60, 1.0, rng), rng)
     assert strong is not None and weak is not None and 2 <= strong < weak <= 10
     assert labels_needed(planted_logits(5, 0.1, rng), rng) is None
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs the public judgments in ../shared/data/multi_annotator")
+def test_circular_triads_of_real_votes():
+    rows = [row for row in pq.read_table(DATA / "mt_bench_votes_dev.parquet").to_pylist() if row["annotator_kind"] != "gpt4"]
+    sides = [[(row["question_id"], row["turn"], row[side]) for row in rows] for side in ("model_a", "model_b")]
+    number = {side: i for i, side in enumerate(dict.fromkeys(sides[0] + sides[1]))}
+    sign = {"a": 1, "tie": 0, "b": -1}
+    votes = Votes(
+        prompt=np.array([10 * row["question_id"] + row["turn"] for row in rows]),
+        a=np.array([number[side] for side in sides[0]]),
+        b=np.array([number[side] for side in sides[1]]),
+        verdict=np.array([sign[row["label"]] for row in rows]),
+        annotator=np.full(len(rows), -1),
+    )
+    circular, decided = majority_triads(*count_wins(votes)[:2])
+    assert (circular.sum(), decided.sum()) == (20, 399)  # computed with independent code
 
 
 def test_votes_without_triangles_say_so():
