@@ -18,7 +18,6 @@ from torch import Tensor
 
 from online_learner.preference_models.cycle_picture import clearest_circle, judged_rows, plan_logits, planted_circles
 from online_learner.preference_models.fit import (
-    MIN_GAIN_NATS,
     FitData,
     clearly_better,
     fit_candidates,
@@ -37,6 +36,7 @@ SIGNIFICANT, DECISIVE = 0.05, 0.01
 NEGLIGIBLE_NATS = 0.01  # a smaller gain in held-out log loss would hardly move a policy
 FIRST_REPLICATES, MORE_REPLICATES = 39, 60  # more only where the first leave it open: none or few above
 FAR_OUTSIDE = 4.0  # standard deviations above the mean of the null; a false alarm is rarely more than three
+LEAST_DEVIATION = 1.0  # nats; a null that is mostly zero has a deviation that means nothing
 NUM_PLANTED, ENOUGH_POWER = 12, 0.8
 NOISE_NATS = 1e-3  # rounding of a sum of log likelihoods in single precision
 
@@ -84,7 +84,7 @@ def audit_intransitivity(
     gain, error = candidates["bt_gpm"].report["gains"]["bt_gpm"]
     statistic, null, planted = _likelihood_ratios(data, candidates, clearly_better(gain, error))
     p_value = (1 + int((null >= statistic - NOISE_NATS).sum())) / (1 + len(null))
-    excess = (statistic - float(null.mean())) / max(float(null.std()), NOISE_NATS)
+    excess = (statistic - float(null.mean())) / max(float(null.std()), LEAST_DEVIATION)
     power = float((planted > null.quantile(1 - SIGNIFICANT) + NOISE_NATS).float().mean())
     votes = audit_votes(votes_of(data.observations), rng)
     by_votes = votes.get("hodge", {}).get("p_value", 1.0) <= DECISIVE
@@ -117,11 +117,11 @@ def decide(p_value: float, gain: float, error: float, excess: float, power: floa
     """True: both looks find cycles. False: neither does, and cycles worth having would have been found. None: cannot tell.
 
     With few judgments cross-validation is the weaker look, so a likelihood ratio far outside its null (``excess`` standard
-    deviations) makes up for a gain that is not clear.
+    deviations) makes up for a gain that is not clear, unless it is clearly a loss.
     """
     if p_value <= SIGNIFICANT and clearly_better(gain, error):
         return True
-    if p_value <= DECISIVE and gain > MIN_GAIN_NATS and excess >= FAR_OUTSIDE:
+    if p_value <= DECISIVE and excess >= FAR_OUTSIDE and gain > -error:
         return True
     if p_value > SIGNIFICANT and gain + 2 * error < NEGLIGIBLE_NATS and power >= ENOUGH_POWER:
         return False

@@ -173,6 +173,8 @@ def test_the_audit_says_when_it_cannot_tell():
     inside, outside = 1.5, 5.0
     assert decide(0.03, gain=0.03, error=0.01, excess=inside, power=0.5) is True
     assert decide(0.01, gain=0.006, error=0.009, excess=outside, power=0.5) is True  # few judgments, decisive in sample
+    assert decide(0.01, gain=-0.003, error=0.004, excess=outside, power=1.0) is True  # no gain yet, and no clear loss
+    assert decide(0.01, gain=-0.008, error=0.004, excess=outside, power=1.0) is None
     assert decide(0.01, gain=0.003, error=0.009, excess=3.0, power=0.5) is None  # chance does this once in a hundred
     assert decide(0.03, gain=0.006, error=0.009, excess=inside, power=1.0) is None
     assert decide(0.6, gain=-0.01, error=0.005, excess=0.0, power=0.9) is False
