@@ -77,7 +77,8 @@ def opponent_win_rates(job: Job, fit_input: FitInput) -> tuple[Tensor, dict[str,
 def mixture_weights(mixture_logps: Tensor, parent_logps: Tensor, present: Tensor) -> Tensor:
     """Weights (N, K) that make the parent's responses a sample of the mixture, mixture / parent, sum 1 over those present.
 
-    The paper samples its opponent from the geometric mixture token by token, an approximation of the mixture of whole
-    responses (arXiv:2312.00886, section 7); reweighting has that mixture as its limit for large K and decodes nothing anew.
+    The paper's algorithm for language models samples its opponent from a token-wise mixture of logits, an approximation of the
+    mixture of whole responses (arXiv:2312.00886); reweighting has the latter as its limit for large K and decodes nothing anew.
+    A response meets itself too, as in every win rate of a group.
     """
     return torch.softmax((mixture_logps - parent_logps).masked_fill(~present, -torch.inf), dim=-1)

@@ -32,8 +32,8 @@ def multi_step_rejection_sample(
     """Rejection sampling along a path of falling temperatures, (N, C) rewards -> (N, num_kept) indices, some perhaps repeated.
 
     Step i proposes from what step i-1 kept and accepts with exp((r - r_max)(1/t_i - 1/t_{i-1})), 1/t_0 = 0: each step asks for
-    little, so more proposals survive than in one step (arXiv:2312.11456, section 5; acceptance derived). Every step keeps C
-    draws with replacement, as if sampled from a policy that had learnt the step; the last keeps num_kept.
+    little, so more proposals survive than in one step (arXiv:2312.11456, as restated elsewhere; acceptance derived). Every step
+    keeps C draws with replacement, as if sampled from a policy that had learnt the step; the last keeps num_kept.
     ValueError where temperatures do not fall.
     """
     inverse = [0.0, *(1 / t for t in temperatures)]

@@ -254,7 +254,7 @@ def _with_extra_members(
     rule, pair = material.rule, tuple(group.response_ids[:2])
     if "rationales" in rule.needs:
         group = _with_members(group, dict.fromkeys(reasons.get(pair, {}), 1.0), RATIONALES)
-    if "policy_samples" in rule.needs:
+    if "policy_samples" in rule.needs:  # of the policy as it is when the fit starts: fresh ones would cost a sampling an epoch
         group = _with_members(group, dict.fromkeys(material.candidates.get(group.prompt_id, []), 1.0), SAMPLES)
     if "reference_samples" in rule.needs:
         group = _with_members(group, dict.fromkeys(material.samples.get(group.prompt_id, []), 1.0), SAMPLES)

@@ -142,15 +142,20 @@ def group_logps(model: object, groups: Groups) -> Tensor:
 
 
 def diagnostics(objective: Objective, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> dict[str, float | None]:
-    """How well margins reach their targets on these groups: loss, R2, achieved fraction, plain and of the potential part."""
+    """How well margins reach their targets on these groups: loss, R2, achieved fraction, plain and of the potential part.
+
+    Only the square loss has a target to reach; in the others it is the margin from which a pair begins to count less.
+    """
     chosen = groups.pair_weights > 0
     if not chosen.any():
         return {}
+    loss = {"loss": float(objective.loss(groups, logps, anchor_logps))}
+    if objective.rule.pair_loss != "square":
+        return {**loss, "r2": None, "achieved_fraction": None, "potential_fraction": None}
     targets = objective.targets(groups)
     margins = pairwise_margins(objective.measured(groups, logps), objective.measured(groups, anchor_logps))
     full = chosen.sum((-1, -2)) == logps.shape[-1] * (logps.shape[-1] - 1) // 2
-    return {
-        "loss": float(objective.loss(groups, logps, anchor_logps)),
+    return loss | {
         "r2": margin_r2(margins[chosen], targets[chosen]),
         "achieved_fraction": achieved_fraction(margins[chosen], targets[chosen]),
         "potential_fraction": _potential_fraction(objective, margins[full], groups.preferences[full]) if full.any() else None,
