@@ -30,7 +30,7 @@ class RoundReport(TypedDict, total=False):
     picked_why: dict[str, str]  # one sentence for each automatic choice
     data: dict[str, Any]  # num_prompts, num_responses, num_judgments, verdicts {a, b, tie, ...}, num_annotators
     preference: dict[str, Any]  # models {name: {log_loss, accuracy, ece, brier}}, selected, temperature, reliability, ...
-    audit: dict[str, Any]  # cyclic: true | false | null, p_value, statistic, sentence
+    audit: dict[str, Any]  # cyclic: true | false | null, sentence, p_value, labels_per_pair_needed, votes, circle, ...
     update: dict[str, Any]  # loss, train_r2, heldout_r2, achieved_fraction, anchors {policy_id: coefficient}
     evaluation: dict[str, Any]  # win_rate_vs_parent, win_rate_vs_base, length_controlled_vs_parent: Interval;
     # kl_to_parent_nats, kl_to_base_nats: Interval; text_quality: float | null; mean_tokens {parent, policy};
