@@ -9,23 +9,20 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from online_learner.device import choose_device, choose_threads
 from online_learner.feature_cache import default_cache
 from online_learner.features import load_encoder
+from online_learner.fit_figures import evaluate, longer_wins, render_table, reported
 from online_learner.pairs_file import Pair, load_pairs, shuffle_sides
 from online_learner.preference_models.audit import audit_intransitivity, choose
 from online_learner.preference_models.backbone import Tuning
-from online_learner.preference_models.calibration import decided_metrics
 from online_learner.preference_models.fit import FitData, compare
-from online_learner.preference_models.fitted import FittedPreference
 from online_learner.preference_models.observations import VERDICT_SIGN
 from online_learner.preference_models.registry import PREFERENCE_MODELS, TEXT_MODELS
 from online_learner.preference_models.text_fit import Encoder, TextPreference, fit_text_model
@@ -35,7 +32,6 @@ from storage.errors import UserError
 logger = logging.getLogger(__name__)
 
 TINY_POLICY = Path(__file__).parent / "tiny_policy"
-FIGURES = ("log_loss", "accuracy", "ece", "brier", "n", "log_loss_with_ties")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         "baselines": {"longer_wins": longer_wins(held_out)},
         "why": report["why"],
         "audit": audit,
-        "heldout_in_train": {key: _figures(row) for key, row in report["models"].items()},
+        "heldout_in_train": {key: reported(row) for key, row in report["models"].items()},
         "encoder": name,
         "seed": args.seed,
         "num_pairs": {"train": len(train), "eval": len(held_out)},
@@ -97,66 +93,6 @@ def run(args: argparse.Namespace) -> int:
         replace(fits[selected.name][0], fitted=selected).save(args.out)
     print(json.dumps(result, allow_nan=False) if args.json else render_table(result))
     return 0
-
-
-def evaluate(fitted: FittedPreference, pairs: Sequence[Pair], a: Tensor, b: Tensor) -> dict[str, Any]:
-    """Figures of one model on n pairs with verdict a, b or tie and their features (n, d), in all and by source."""
-    annotators = [pair.annotator for pair in pairs]
-    verdict = torch.tensor([VERDICT_SIGN[pair.verdict] for pair in pairs])
-    probability = fitted.decided_probability(a, b, annotators)
-    log_prob = fitted.verdict_log_prob(a, b, verdict, annotators)
-
-    def figures(chosen: Tensor) -> dict[str, Any]:
-        decided = chosen & (verdict != 0)
-        scores = decided_metrics(probability[decided], (verdict[decided] > 0).float())
-        with_ties = -log_prob[chosen].mean()
-        return _figures({**scores, "log_loss_with_ties": float(with_ties) if with_ties.isfinite() else None})
-
-    return {**figures(verdict < 2), "by_source": _by_source(pairs, figures)}
-
-
-def longer_wins(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Accuracy of "the response with more characters wins" on decided pairs; equal lengths count one half."""
-    pairs = [pair for pair in pairs if pair.verdict in ("a", "b")]
-    difference = torch.tensor([float(len(pair.a.response) - len(pair.b.response)) for pair in pairs])
-    won = torch.tensor([1.0 if pair.verdict == "a" else -1.0 for pair in pairs])
-    right = (difference.sign() * won + 1) / 2
-
-    def figures(chosen: Tensor) -> dict[str, Any]:
-        return {"accuracy": float(right[chosen].mean()), "n": int(chosen.sum())}
-
-    return {**figures(won.abs() > 0), "by_source": _by_source(pairs, figures)}
-
-
-def render_table(result: Mapping[str, Any]) -> str:
-    """The comparison for people: one line per model and source."""
-    names = [*result["models"], *result["baselines"]]
-    rows = {**result["models"], **result["baselines"]}
-    sources = sorted({source for row in rows.values() for source in row["by_source"]})
-    columns = (("log_loss", "log loss"), ("accuracy", "accuracy"), ("ece", "ECE"), ("brier", "Brier"))
-    width = max(len(text) for text in [*names, *sources, "all sources"]) + 2
-    lines = [f"{'source':{width}}{'model':{width}}{'decided':>8}" + "".join(f"{title:>10}" for _, title in columns)]
-    for source in [*sources, "all sources"]:
-        for name in names:
-            row = rows[name] if source == "all sources" else rows[name]["by_source"].get(source, {})
-            cells = "".join(f"{row[key]:>10.3f}" if row.get(key) is not None else f"{'-':>10}" for key, _ in columns)
-            lines.append(f"{source:{width}}{name:{width}}{row.get('n', 0):>8}{cells}")
-    lines += [
-        "",
-        f"selected: {result['selected']} ({result['why']})",
-        result["audit"]["sentence"],
-        "Decided pairs only, natural logarithm; an even coin has log loss 0.693. Sides were swapped at random.",
-    ]
-    return "\n".join(lines)
-
-
-def _by_source(pairs: Sequence[Pair], figures: Callable[[Tensor], dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    sources = sorted({pair.source for pair in pairs})
-    return {source: figures(torch.tensor([pair.source == source for pair in pairs])) for source in sources}
-
-
-def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in FIGURES if key in row}
 
 
 def _load(name: str, cache: Path | None) -> Encoder:

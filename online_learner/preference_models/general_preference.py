@@ -28,6 +28,10 @@ def bt_gpm(num_blocks: int = 1) -> PreferenceFamily:
         width=1 + blocks,
         compare=compare_with_blocks,
         # Blocks below .05 overfit badly; above .1 a real cycle is no longer found at 400 labels (measured).
-        ridges=tuple((utility, *[block] * blocks) for utility in (0.016, 0.06, 0.24) for block in (0.05, 0.1)),
+        # The heaviest pair leaves next to nothing of either, for features that say nothing.
+        ridges=(
+            *((utility, *[block] * blocks) for utility in (0.016, 0.06, 0.24) for block in (0.05, 0.1)),
+            *((utility, *[block] * blocks) for utility, block in ((1.0, 0.4), (16.0, 4.0))),
+        ),
         init_scale=(0.0, *[0.1] * blocks),
     )

@@ -53,7 +53,7 @@ class Encoder:
     @classmethod
     def of(cls, body: nn.Module, tokenizer: Any, directory: Path | None = None) -> "Encoder":
         """Read as features.extract_features reads it by default; ``directory`` keeps features for the next time."""
-        layer = layer_index(body, "auto")
+        layer = layer_index(body, "middle")
         cache = FeatureCache(body, layer, directory)
         return cls(body=body, tokenizer=tokenizer, layer=layer, both_ways=reads_both_ways(body), cache=cache)
 

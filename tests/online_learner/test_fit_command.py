@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from online_learner.fit_command import add_arguments, longer_wins, render_table, run
+from online_learner.fit_command import add_arguments, run
+from online_learner.fit_figures import longer_wins, render_table
 from online_learner.pairs_file import load_pairs, shuffle_sides
 from online_learner.preference_models.fitted import load_preference
 from storage.errors import UserError
@@ -94,7 +95,17 @@ def test_fit_prints_one_json_object_with_what_was_planted(files, encoder, capsys
 def test_fit_prints_a_table_for_people(files, encoder, capsys):
     assert run(arguments(*files, encoder, "--seed", "3", "--models", "bradley_terry")) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["source", "model", "decided", "log", "loss", "accuracy", "ECE", "Brier"]
+    assert lines[0].split() == [
+        "source",
+        "model",
+        "decided",
+        "log",
+        "loss",
+        "accuracy",
+        "ECE",
+        "Brier",
+        *["log", "loss", "95%", "accuracy", "95%"],
+    ]
     assert [line.split()[:2] for line in lines[1:5]] == [
         ["first", "bradley_terry"],
         ["first", "longer_wins"],
@@ -113,7 +124,7 @@ def test_a_source_that_is_only_in_one_row_is_drawn_as_a_dash():
         "why": "because",
         "audit": {"sentence": "Not audited."},
     }
-    assert render_table(result).splitlines()[1].split() == ["s", "m", "4", "-", "0.750", "0.100", "0.200"]
+    assert render_table(result).splitlines()[1].split() == ["s", "m", "4", "-", "0.750", "0.100", "0.200", "-", "-"]
 
 
 @needs_data
