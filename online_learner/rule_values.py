@@ -7,7 +7,8 @@ from online_learner.jobs import Job, read_json
 from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import get_rule
 
-AUTO = {True: {"step_size": 4.0, "kl_coef": 0.05}, False: {"step_size": 5.0, "kl_coef": 0.01}}  # with and without cycles
+AUTO = {True: {"step_size": 3.0, "kl_coef": 0.05}, False: {"step_size": 5.0, "kl_coef": 0.01}}  # with and without cycles
+FIRST_STEP = 5.0  # also with cycles: the first round starts far from the equilibrium, where a large step overshoots nothing
 LARGEST_FLIP_RATE = 0.4  # the correction for flips divides by 1 - 2 e
 
 
@@ -54,6 +55,8 @@ def _from_data(job: Job) -> dict[str, tuple[float, str]]:
     cyclic = read_json(stage / "audit.json").get("cyclic") is True
     reason = f"automatic: the audit {'found' if cyclic else 'did not find'} cycles"
     found: dict[str, tuple[float, str]] = {name: (value, reason) for name, value in AUTO[cyclic].items()}
+    if cyclic and job.lineage["parent"] == job.lineage["reference"]:
+        found["step_size"] = FIRST_STEP, f"{reason}, and the first step may be larger"
     flips: dict[str, Any] = read_json(stage / "preference.json").get("annotator_flips") or {}
     if flips:
         mean = sum(flips.values()) / len(flips)
