@@ -17,6 +17,7 @@ from online_learner.policy.groups import Group, Groups, collate
 from online_learner.preference_models.fitted import load_preference
 from online_learner.responses import load_by_id
 from online_learner.round import run_job, stages_of
+from online_learner.rule_values import pick_settings
 from online_learner.training_groups import training_groups, uncertainty
 from storage.contract.schemas import RESPONSES
 from storage.errors import UserError
@@ -163,6 +164,18 @@ def test_the_half_step_is_beaten_as_often_as_the_preference_model_says(job):
     for k in range(4):
         wins = [float(torch.sigmoid(preference.pair_logits(features[k][None], features[4 + j][None]))) for j in range(4)]
         assert float(found["p2"][k]) == pytest.approx(sum(wins) / 4, abs=1e-5)
+
+
+def test_settings_left_on_auto_come_from_the_rule_the_data_or_the_usual_value(job):
+    flips = json.loads((job.stage_dir("preference_model") / "preference.json").read_text())["annotator_flips"]
+    settings, why = pick_settings(with_rule(job, "rdpo", beta=0.3))
+    assert settings.beta == 0.3 and "beta" not in why
+    assert settings.flip_rate == pytest.approx(sum(flips.values()) / len(flips)) and "preference model" in why["flip_rate"]
+    settings, why = pick_settings(with_rule(job, "simpo"))
+    assert (settings.beta, settings.margin_coef) == (2.0, 0.5) and why["beta"] == "automatic: suits simpo"
+    assert why["momentum"] == "automatic: the usual value"
+    with pytest.raises(UserError, match=r"step_size \* kl_coef must be in"):
+        pick_settings(with_rule(job, "inpo", step_size=30.0, kl_coef=0.05))
 
 
 def test_the_mixture_is_the_parent_reweighted():
