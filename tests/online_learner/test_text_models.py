@@ -84,7 +84,6 @@ def accuracy(fit, pairs: list[Pair], labelled: list[Pair]) -> float:
     return float((logits * won > 0).float().mean())
 
 
-@pytest.mark.slow
 def test_a_cross_encoder_learns_a_cycle_that_utilities_cannot(tokenizer):
     encoder = Encoder.of(bert(tokenizer), tokenizer)
     train, unseen = cyclic_pairs(240, 1), cyclic_pairs(200, 2)
@@ -115,7 +114,6 @@ def test_encoders_look_both_ways_and_decoders_do_not(tokenizer):
     assert not reads_both_ways(llama(tokenizer))
 
 
-@pytest.mark.slow
 def test_a_trained_backbone_beats_the_frozen_one(tokenizer):
     encoder = Encoder.of(llama(tokenizer), tokenizer)
     train = cyclic_pairs(240, 4)
@@ -176,7 +174,6 @@ def test_training_the_backbone_is_undone_where_it_does_not_help_unseen_prompts(t
     assert losses.mean() < 0.75  # a coin has .693
 
 
-@pytest.mark.slow
 def test_annotators_pasts_tell_opposite_tastes_apart_on_unseen_prompts(tokenizer):
     encoder = Encoder.of(bert(tokenizer), tokenizer)
     train, unseen = tastes(20, 12, 1), tastes(20, 10, 2)
