@@ -21,6 +21,12 @@ needs_data = pytest.mark.skipif(not (DATA / "dev" / "pairs.parquet").exists(), r
 WORDS = ["good", "great", "fine", "bad", "poor", "awful", "cat", "dog", "sky", "tree", "runs", "sleeps"]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """Nothing is left in a person's cache."""
+    monkeypatch.setenv("NASHLOOP_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> str:
     """A small random BERT whose vocabulary is WORDS."""
@@ -238,6 +244,15 @@ def test_intervals_are_those_of_a_bootstrap_over_prompts():
     low, high = prompt_interval(values, [str(i // 4) for i in range(200)], chosen) or (0, 0)
     assert (high - low) / 2 == pytest.approx(0.139, abs=0.015)
     assert prompt_interval(values, ["0"] * 200, chosen) is None
+
+
+def test_the_backbone_is_trained_and_saved_where_asked_for(files, tmp_path, encoder, capsys):
+    few = write(tmp_path / "few.jsonl", rows(60, 1))
+    asked = ["--models", "cross_encoder", "--tune", "backbone", "--epochs", "1", "--out", str(tmp_path / "model"), "--json"]
+    assert run(arguments(few, files[1], encoder, *asked)) == 0
+    assert json.loads(capsys.readouterr().out)["selected"] == "cross_encoder"
+    assert load_preference(tmp_path / "model").name == "cross_encoder"
+    assert (tmp_path / "model" / "text.json").exists()
 
 
 def test_a_model_that_does_not_exist_is_refused_by_name(files, encoder):
