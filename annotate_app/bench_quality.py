@@ -20,7 +20,7 @@ from annotate_app.rounds import learner_environment
 BEST_WORST = "best_worst"  # a method of the bench, no rule: onpo_ref on the best and the worst response of each prompt only
 AUTOMATIC_MODELS = "auto"  # bradley_terry and bt_gpm compete, and the audit decides: what a round does by default
 # What `auto` takes where the audit has found what is true of the world; a lone preference model is not audited.
-STEP_OF_WORLD = {"cyclic": {"step_size": 3.0, "kl_coef": 0.05}, "transitive": {"step_size": 5.0, "kl_coef": 0.01}}
+STEP_OF_WORLD = {"cyclic": {"step_size": 4.0, "kl_coef": 0.05}, "transitive": {"step_size": 5.0, "kl_coef": 0.01}}
 OWN_BASE = {"ipo": {"kl_coef": 0.1}, "online_ipo": {"kl_coef": 0.1}}
 BASE_BETA, BASE_RATE = 0.1, 3e-3
 LAST_ROUNDS = 3  # cyclic play is judged by its mean gap over so many last rounds: a single round may be a lucky one

@@ -7,7 +7,7 @@ from online_learner.jobs import Job, read_json
 from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import get_rule
 
-AUTO = {True: {"step_size": 3.0, "kl_coef": 0.05}, False: {"step_size": 5.0, "kl_coef": 0.01}}  # with and without cycles
+AUTO = {True: {"step_size": 4.0, "kl_coef": 0.05}, False: {"step_size": 5.0, "kl_coef": 0.01}}  # with and without cycles
 FIRST_STEP = 5.0  # also with cycles: the first round starts far from the equilibrium, where a large step overshoots nothing
 LARGEST_FLIP_RATE = 0.4  # the correction for flips divides by 1 - 2 e
 

@@ -43,7 +43,7 @@ def test_a_grid_is_every_step_with_every_rate():
 
 
 def test_a_doubled_step_doubles_eta_and_halves_beta():
-    assert tuned_settings(ONPO_REF, "cyclic", 2, 0.5) == {"step_size": 6, "kl_coef": 0.05, "learning_rate": 1.5e-3}
+    assert tuned_settings(ONPO_REF, "cyclic", 2, 0.5) == {"step_size": 8, "kl_coef": 0.05, "learning_rate": 1.5e-3}
     assert tuned_settings(ONPO_REF, "transitive", 2, 1) == {"step_size": 10, "kl_coef": 0.01, "learning_rate": 3e-3}
     assert tuned_settings(DPO, "cyclic", 2, 1) == {"beta": 0.05, "learning_rate": 3e-3}
 
