@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from annotate_app.commands.bench_label import label
 from annotate_app.commands.options import JsonOption, note
 from storage.errors import UserError
 
-group = typer.Typer(help="Measure the product: how well update rules learn.", no_args_is_help=True)
+group = typer.Typer(help="Measure the product: how fast people are served, how well update rules learn.", no_args_is_help=True)
 
 DEFAULT_RULES = "onpo_ref,onpo,inpo,egpo,omd,iterative_dpo,apo,best_worst"
 WORLDS = ("cyclic", "transitive")
@@ -20,6 +21,9 @@ MODELS = ("auto", "bradley_terry", "bt_gpm")
 @group.callback()
 def _bench() -> None:
     """Measure the product."""
+
+
+group.command("label")(label)
 
 
 @group.command("learner-quality")
