@@ -1,10 +1,11 @@
 """Tabular preference games: the ground truth of every claim about an update rule. Pure tensors, float64.
 
 A actions; prefs[i, j] = P(i preferred to j), so prefs + prefs.T == 1. A step can be taken by the closed form or by minimising
-rule_objective, the function that trains the language model.
+rule_objective, the function that trains the language model. Closed forms take any number of games at once: prefs (..., A, A),
+policies (..., A).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,8 +18,8 @@ from online_learner.update_rule import RuleSettings, UpdateRule
 
 
 def win_rates(prefs: Tensor, policy: Tensor) -> Tensor:
-    """P(action preferred to a response drawn from policy), per action, (A,)."""
-    return prefs @ policy
+    """P(action preferred to a response drawn from policy), per action, (..., A)."""
+    return torch.matmul(prefs, policy.unsqueeze(-1)).squeeze(-1)
 
 
 def mirror_step(anchor: Tensor, q: Tensor, step_size: float) -> Tensor:
@@ -26,9 +27,24 @@ def mirror_step(anchor: Tensor, q: Tensor, step_size: float) -> Tensor:
     return torch.softmax(anchor.log() + step_size * q, dim=-1)
 
 
+def duality_gaps(prefs: Tensor, policies: Tensor) -> Tensor:
+    """Gap of self-play (policy, policy) in each game, in [0, 1], (...); by symmetry 2 * max_i P(i beats policy) - 1."""
+    return 2.0 * win_rates(prefs, policies).amax(-1) - 1.0
+
+
 def duality_gap(prefs: Tensor, policy: Tensor) -> float:
-    """Gap of self-play (policy, policy), in [0, 1]; by symmetry 2 * max_i P(i beats policy) - 1."""
-    return float(2.0 * win_rates(prefs, policy).max() - 1.0)
+    """duality_gaps of one game."""
+    return float(duality_gaps(prefs, policy))
+
+
+def regularised_gaps(prefs: Tensor, policies: Tensor, reference_logps: Tensor, kl_coef: float) -> Tensor:
+    """Gap of the game in which each player pays kl_coef * KL(own policy || reference), (...); zero at its Nash policy only.
+
+    2 (max_pi pi.P policy - tau KL(pi || ref) + tau KL(policy || ref) - 1/2); the best answer is ref * exp(P policy / tau).
+    """
+    best = kl_coef * torch.logsumexp(reference_logps + win_rates(prefs, policies) / kl_coef, -1)
+    paid = kl_coef * (policies * (policies.clamp_min(1e-300).log() - reference_logps)).sum(-1)
+    return 2.0 * (best + paid) - 1.0
 
 
 def rock_paper_scissors(num_actions: int, generator: torch.Generator) -> Tensor:
@@ -40,6 +56,16 @@ def rock_paper_scissors(num_actions: int, generator: torch.Generator) -> Tensor:
     strength = 0.1 + 0.4 * torch.rand(num_actions, num_actions, generator=generator, dtype=torch.float64)
     edges = torch.where((beats >= 1) & (beats <= (num_actions - 1) // 2), strength, 0.0)
     return 0.5 + edges - edges.T
+
+
+def tight_game(num_actions: int, generator: torch.Generator) -> Tensor:
+    """The first action is preferred to each other one with .505, the others tie, (A, A): no bound on averages below 4 D / T holds.
+
+    The smaller the edge, the closer T * gap of optimistic play with step 1/2 comes to 4 log A (derived here).
+    """
+    prefs = torch.full((num_actions, num_actions), 0.5, dtype=torch.float64)
+    prefs[0, 1:], prefs[1:, 0] = 0.505, 0.495
+    return prefs
 
 
 def uniform_game(num_actions: int, generator: torch.Generator) -> Tensor:
@@ -187,18 +213,49 @@ class GapPoint(NamedTuple):
     last_gap: float
 
 
-def play(rule: UpdateRule, prefs: Tensor, state: GameState, settings: RuleSettings, rounds: int) -> list[GapPoint]:
-    """Gaps of the policies pi_1 (the start) to pi_rounds, at log-spaced t that include 1 and rounds."""
-    rule.check(settings)
-    shown = {round(rounds ** (n / 39)) for n in range(40)}
+class Gaps(NamedTuple):
+    """GapPoint of many games, each (...)."""
+
+    t: int
+    average: Tensor
+    last: Tensor
+
+
+def log_spaced(rounds: int, count: int = 40) -> list[int]:
+    """Up to ``count`` whole numbers from 1 to ``rounds``, both included, evenly spaced on a log scale."""
+    return sorted({round(rounds ** (n / (count - 1))) for n in range(count)} | {rounds})
+
+
+def trace_gaps(
+    rule: UpdateRule,
+    prefs: Tensor,
+    state: GameState,
+    settings_at: Callable[[int], RuleSettings],
+    shown: Collection[int],
+    *,
+    fit: Fit | None = None,
+    gaps: Callable[[Tensor, Tensor], Tensor] = duality_gaps,
+) -> list[Gaps]:
+    """Play up to the largest t of ``shown`` and measure there; settings_at(t) are those of the step after t policies."""
+    shown, rounds = set(shown), max(shown)
     total, trace = torch.zeros_like(state.policy), []
     for t in range(1, rounds + 1):
-        total += state.policy.exp()
-        if t in shown or t == rounds:
-            trace.append(GapPoint(t, duality_gap(prefs, total / t), duality_gap(prefs, state.policy.exp())))
+        policy = state.policy.exp()
+        total += policy
+        if t in shown:
+            trace.append(Gaps(t, gaps(prefs, total / t), gaps(prefs, policy)))
         if t < rounds:
-            state = step(rule, prefs, state, settings)
+            state = step(rule, prefs, state, settings_at(t), fit)
     return trace
+
+
+def play(
+    rule: UpdateRule, prefs: Tensor, state: GameState, settings: RuleSettings, rounds: int, *, fit: Fit | None = None
+) -> list[GapPoint]:
+    """Gaps of the policies pi_1 (the start) to pi_rounds of one game, at log-spaced t that include 1 and rounds."""
+    rule.check(settings)
+    trace = trace_gaps(rule, prefs, state, lambda t: settings, log_spaced(rounds), fit=fit)
+    return [GapPoint(t, float(average), float(last)) for t, average, last in trace]
 
 
 GAMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
@@ -206,4 +263,5 @@ GAMES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
     "uniform": uniform_game,
     "mixed": mixed_game,
     "bt": bradley_terry_game,
+    "tight": tight_game,
 }
