@@ -1,4 +1,4 @@
-"""python -m online_learner: run a job directory, compare preference models, audit votes, list the update rules.
+"""python -m online_learner: run a job directory, compare preference models, audit votes, list update rules, play games.
 
 The entry point only parses and dispatches: torch is imported by the command that needs it, after its arguments were read.
 """
@@ -52,6 +52,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 
         fit_command.add_arguments(fit)
         fit.set_defaults(run=fit_command.run)
+    games = commands.add_parser("games", help="play update rules on tabular games")
+    if argv[:1] == ["games"]:
+        from online_learner import games_command
+
+        games_command.add_arguments(games)
     return parser
 
 

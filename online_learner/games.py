@@ -59,7 +59,7 @@ def rock_paper_scissors(num_actions: int, generator: torch.Generator) -> Tensor:
 
 
 def tight_game(num_actions: int, generator: torch.Generator) -> Tensor:
-    """The first action is preferred to each other one with .505, the others tie, (A, A): no bound on averages below 4 D / T holds.
+    """The first action is preferred to each other with .505, the others tie, (A, A): no bound on averages below 4 D / T holds.
 
     The smaller the edge, the closer T * gap of optimistic play with step 1/2 comes to 4 log A (derived here).
     """

@@ -17,6 +17,11 @@ def fit(context: typer.Context) -> None:
     raise typer.Exit(subprocess.call([sys.executable, "-m", "online_learner", "fit", *context.args]))
 
 
+def games(context: typer.Context) -> None:
+    """Play update rules on tabular games: `nashloop games run --help` and `nashloop games rates --help` list the options."""
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "online_learner", "games", *context.args]))
+
+
 def rules(as_json: JsonOption = False) -> None:
     """List the update rules a round can use, with what each needs and where it comes from."""
     command = [sys.executable, "-m", "online_learner", "rules", "--json"]
