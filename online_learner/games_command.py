@@ -176,6 +176,7 @@ def _load(path: Path) -> Tensor:
 
 
 def _check(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)  # tables of a few thousand numbers: more threads only wait for each other
     for name in ("rounds", "pairs_per_round", "group_size", "repeats"):
         least = 2 if name == "group_size" else 1
         if getattr(args, name, least) < least:
