@@ -95,7 +95,7 @@ def with_rule(sealed: Path, data: Path, rule: str) -> Path:
 @pytest.mark.parametrize(("rule", "stage"), [("egpo", "half_step"), pytest.param("rso", "samples", marks=pytest.mark.slow)])
 def test_a_stage_that_only_some_rules_have_resumes_too(sealed, tmp_path, rule, stage):
     killed = with_rule(sealed, tmp_path / "killed", rule)
-    kill_when(killed, stage, num_lines=2)
+    kill_when(killed, stage)
     assert not (work_dir(killed) / "stages" / stage).exists()
     artifacts = run_job(killed), run_job(with_rule(sealed, tmp_path / "whole", rule))
     weights = {sha256(artifact / "adapter" / "adapter_model.safetensors") for artifact in artifacts}
