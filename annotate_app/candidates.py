@@ -169,7 +169,9 @@ def _response(row: dict[str, Any], now: datetime) -> Response:
 
 def _pairs(responses: list[Response], scores: dict[tuple[str, str], dict[str, Any]]) -> list[Pair]:
     by_prompt: dict[str, list[Response]] = defaultdict(list)
-    for response in sorted(responses, key=lambda r: (r.prompt_id, r.text, r.id)):  # ids differ from run to run
+    for response in sorted(
+        responses, key=lambda r: (r.prompt_id, r.text)
+    ):  # equal texts stay as stored: ids differ from run to run
         by_prompt[response.prompt_id].append(response)
     return [
         _pair(first, second, scores)

@@ -6,12 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from annotate_app.candidates import QueueOptions, make_tasks, pair_scores
+from annotate_app.candidates import QueueOptions, _pairs, make_tasks, pair_scores
 from storage.contract.jobs import artifact_dir
 from storage.contract.schemas import PAIR_SCORES
 from storage.duckdb_store import open_store
 from storage.errors import UserError
 from storage.records import Annotator, JudgmentInput, Message, Policy, Prompt, Response, Round
+from tests.storage.builders import make_response
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -131,3 +132,14 @@ def test_without_scores_the_queue_is_random_and_says_so(store, tmp_path):
 def test_impossible_options_are_refused(options):
     with pytest.raises(UserError):
         QueueOptions(**options)
+
+
+def test_which_of_two_equal_texts_is_asked_about_does_not_depend_on_their_ids():
+    texts = ("yes", "no", "yes")
+    runs = [[make_response(name, "q0", text=text) for name, text in zip(names, texts, strict=True)] for names in ("abc", "cba")]
+    places = [{response.id: place for place, response in enumerate(run)} for run in runs]
+    pairs = [
+        [(place[pair.response_1_id], place[pair.response_2_id]) for pair in _pairs(run, {})]
+        for run, place in zip(runs, places, strict=True)
+    ]
+    assert pairs == [[(1, 0), (1, 2)]] * 2  # in the order of texts, equal ones as stored
