@@ -100,7 +100,7 @@ def tune(
     """
     penalty = torch.tensor(ridge).expand(len(weights), -1)
     heads = fit_heads(family, data.features, data.observations, weights, penalty, stream(data.seed, "start"))
-    start = [heads.model.weights, heads.nuisance.gaps, heads.nuisance.bias, heads.nuisance.flips]
+    start = [heads.model.weights, heads.nuisance.gaps, heads.nuisance.bias]
     parameters = [value.clone().requires_grad_() for value in start]
     optimiser = torch.optim.Adam(
         [{"params": body.parameters(), "lr": tuning.learning_rate}, {"params": parameters, "lr": HEAD_RATE}]
@@ -114,12 +114,13 @@ def tune(
     for epoch in range(1, epochs + 1):
         texts = texts_at(epoch)
         for batch in used[torch.randperm(len(used), generator=order)].split(tuning.judgments_per_step):
-            loss = _loss(body, texts, family, data, weights, penalty, parameters, batch)
+            now = _heads(family, parameters, data, heads)
+            loss = _loss(body, texts, now, data, weights, penalty, batch)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-        heads = _heads(family, parameters, data, heads)
+        heads = _detached(_heads(family, parameters, data, heads))
         if on_epoch:
             on_epoch(epoch, heads, body)
     return heads
@@ -133,26 +134,24 @@ def standardised(features: Tensor, data: FitData) -> Tensor:
 def _loss(
     body: TunedBody,
     texts: Sequence[TokenisedText],
-    family: PreferenceFamily,
+    heads: FittedHeads,
     data: FitData,
     weights: Tensor,
     penalty: Tensor,
-    parameters: Sequence[Tensor],
     batch: Tensor,
 ) -> Tensor:
     """Penalised mean negative log likelihood of a batch of judgments, averaged over heads."""
     observations = data.observations
     rows, position = torch.cat([observations.row_a[batch], observations.row_b[batch]]).unique(return_inverse=True)
     features = standardised(body.features([texts[i] for i in rows.tolist()]), data)
-    head_weights, gaps, bias, flips = parameters
-    nuisance = Nuisance(gaps, bias if observations.position_bias else torch.zeros_like(bias), flips)
-    embedded = LinearPreference(family, head_weights).embed(features)  # (M, rows, w)
+    model, nuisance = heads.model, heads.nuisance
+    embedded = model.embed(features)  # (M, rows, w)
     first, second = position.chunk(2)
-    logits = family.compare(embedded[:, first], embedded[:, second])
+    logits = model.family.compare(embedded[:, first], embedded[:, second])
     chosen = weights[:, batch]
     likelihood = (chosen * log_likelihood(logits, nuisance, select(observations, batch))).sum(1) / chosen.sum(1).clamp_min(1)
     total = weights.sum(1)
-    prior = (penalty * head_weights.square().sum(1)).sum(1) * RIDGE_LABELS / total - log_prior(nuisance) / total
+    prior = (penalty * model.weights.square().sum(1)).sum(1) * RIDGE_LABELS / total - log_prior(nuisance) / total
     return (prior - likelihood).mean()
 
 
@@ -163,6 +162,17 @@ def select(observations: Observations, rows: Tensor) -> Observations:
 
 
 def _heads(family: PreferenceFamily, parameters: Sequence[Tensor], data: FitData, before: FittedHeads) -> FittedHeads:
-    head_weights, gaps, bias, flips = (parameter.detach().clone() for parameter in parameters)
-    bias = bias if data.observations.position_bias else torch.zeros_like(bias)
-    return FittedHeads(LinearPreference(family, head_weights), Nuisance(gaps, bias, flips), before.objective)
+    """The heads as they are; flip rates stay those of the frozen features, which a few epochs would hardly move."""
+    head_weights, gaps, bias = parameters
+    pull = bias if data.observations.position_bias else torch.zeros_like(bias)
+    nuisance = Nuisance(gaps, pull, before.nuisance.flip_rates)
+    return FittedHeads(LinearPreference(family, head_weights), nuisance, before.objective)
+
+
+def _detached(heads: FittedHeads) -> FittedHeads:
+    model, nuisance = heads.model, heads.nuisance
+    return FittedHeads(
+        LinearPreference(model.family, model.weights.detach().clone()),
+        Nuisance(nuisance.gaps.detach().clone(), nuisance.bias.detach().clone(), nuisance.flip_rates),
+        heads.objective,
+    )

@@ -210,7 +210,7 @@ def held_out(fits: FittedHeads, data: FitData, members: Sequence[int]) -> HeldOu
 
     logits = by_fold(observed_logits(fits.model, data.features, observations)).gather(0, fold[None])[0]
     edges = by_fold(thresholds(fits.nuisance.gaps, observations.has_ties))
-    return held_out_answers(logits, edges, by_fold(fits.nuisance.bias), by_fold(fits.nuisance.flip_rates()), data)
+    return held_out_answers(logits, edges, by_fold(fits.nuisance.bias), by_fold(fits.nuisance.flip_rates), data)
 
 
 def held_out_answers(logits: Tensor, edges: Tensor, bias: Tensor, flip_rates: Tensor, data: FitData) -> HeldOut:
@@ -277,7 +277,7 @@ def _answer_model(nuisance: Nuisance, observations: Observations) -> AnswerModel
     edges = softplus(nuisance.gaps)
     if not observations.has_ties:
         edges = torch.cat([torch.zeros_like(edges[:, :1]), edges[:, 1:]], dim=1)
-    rates = nuisance.flip_rates()[:, 1:].mean(0)
+    rates = nuisance.flip_rates[:, 1:].mean(0)
     return AnswerModel(
         thresholds=tuple(edges.cumsum(1).mean(0).tolist()),
         position_bias=float(nuisance.bias.mean()),

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from online_learner.preference_models.base import LinearPreference, PreferenceFamily
-from online_learner.preference_models.likelihood import Nuisance, Observations, log_likelihood, log_prior
+from online_learner.preference_models.crowd import flip_posterior
+from online_learner.preference_models.likelihood import Nuisance, Observations, log_likelihood, log_prior, seen_and_flipped
 
 RIDGE_LABELS = 400  # penalties are stated for this many judgments; a mean log loss needs less of them with more data
 NUM_STEPS = 150
 LEARNING_RATE = 0.05
+START_FLIP_RATE = 0.05
+FLIPS_EVERY = 15  # steps between exact updates of the flip rates, which hardly move after a few of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +41,48 @@ def fit_heads(
     high: Tensor | None = None,
 ) -> FittedHeads:
     """Fit M heads on features (R, d): judgment weights (M, n), penalties (M, w); ``low``, ``high`` (M, n) replace answers."""
-    parameters = _start(family, features, data, len(weights), generator)
+    head_weights, gaps, bias = parameters = _start(family, features, data, len(weights), generator)
+    flip_rates = torch.full((len(weights), 1 + len(data.annotators)), START_FLIP_RATE, dtype=features.dtype)
+    flip_rates[:, 0] = 0
     total = weights.sum(1)
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99))
 
+    def fitted() -> tuple[LinearPreference, Nuisance]:
+        pull = bias if data.position_bias else torch.zeros_like(bias)
+        return LinearPreference(family, head_weights), Nuisance(gaps, pull, flip_rates)
+
     def objective() -> Tensor:
-        head_weights, gaps, bias, flips = parameters
-        nuisance = Nuisance(gaps, bias if data.position_bias else torch.zeros_like(bias), flips)
-        logits = _observed_logits(LinearPreference(family, head_weights), features, data)
-        loss = -(weights * log_likelihood(logits, nuisance, data, low, high)).sum(1) / total
+        model, nuisance = fitted()
+        loss = -(weights * log_likelihood(_observed_logits(model, features, data), nuisance, data, low, high)).sum(1) / total
         penalty = (ridge * head_weights.square().sum(1)).sum(1) * RIDGE_LABELS / total
         return loss + penalty - log_prior(nuisance) / total
 
     for step in range(NUM_STEPS):
+        if data.annotators and step % FLIPS_EVERY == FLIPS_EVERY - 1:
+            flip_rates = _flip_rates(*fitted(), features, data, weights, low, high)
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (0.01 + 0.99 * math.cos(math.pi / 2 * step / NUM_STEPS) ** 2)
         optimiser.zero_grad()
         objective().sum().backward()
         optimiser.step()
     with torch.no_grad():
         final = objective()
-    head_weights, gaps, bias, flips = (p.detach() for p in parameters)
-    bias = bias if data.position_bias else torch.zeros_like(bias)
-    return FittedHeads(LinearPreference(family, head_weights), Nuisance(gaps, bias, flips), final)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return FittedHeads(*fitted(), final)
+
+
+@torch.no_grad()
+def _flip_rates(
+    model: LinearPreference,
+    nuisance: Nuisance,
+    features: Tensor,
+    data: Observations,
+    weights: Tensor,
+    low: Tensor | None,
+    high: Tensor | None,
+) -> Tensor:
+    seen, flipped = seen_and_flipped(_observed_logits(model, features, data), nuisance, data, low, high)
+    return flip_posterior(seen, flipped, weights, data.annotator, len(data.annotators))
 
 
 def observed_logits(model: LinearPreference, features: Tensor, data: Observations) -> Tensor:
@@ -80,6 +103,5 @@ def _start(
     head = one * torch.tensor(family.init_scale, dtype=features.dtype)
     gaps = torch.zeros(num_fits, max(len(data.strengths), 1), dtype=features.dtype)
     bias = torch.zeros(num_fits, dtype=features.dtype)
-    flips = torch.full((num_fits, len(data.annotators)), -2.2, dtype=features.dtype)  # e = .05
-    start = [head.expand(num_fits, -1, -1).clone(), gaps, bias, flips]
+    start = [head.expand(num_fits, -1, -1).clone(), gaps, bias]
     return [parameter.requires_grad_() for parameter in start]

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-FLIP_PRIOR_BETA = 9.0  # e ~ Beta(1, 9): one answer in ten is expected to be a slip, and few labels say nothing
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observations:
@@ -50,20 +48,15 @@ class Observations:
 
 @dataclass(frozen=True, slots=True)
 class Nuisance:
-    """Parameters of how people answer, beside the preferences themselves, for M fits. All unconstrained."""
+    """How people answer, beside the preferences themselves, for M fits. gaps and bias are unconstrained."""
 
     gaps: Tensor  # (M, S): softplus gives k0 and the distances between thresholds
     bias: Tensor  # (M,)
-    flips: Tensor  # (M, A): e = sigma(flips) / 2
+    flip_rates: Tensor  # (M, 1 + A), in [0, 1/2); 0 for annotator 0
 
     def select(self, members: slice) -> "Nuisance":
         """Some of the fits."""
-        return Nuisance(self.gaps[members], self.bias[members], self.flips[members])
-
-    def flip_rates(self) -> Tensor:
-        """(M, 1 + A), with the zero of annotator 0 in front. Rates stop at 1/2: an answer worth nothing."""
-        rates = torch.sigmoid(self.flips) / 2
-        return torch.cat([rates.new_zeros(len(rates), 1), rates], dim=1)
+        return Nuisance(self.gaps[members], self.bias[members], self.flip_rates[members])
 
 
 def threshold_indices(verdict: int, level: int | None, num_levels: int) -> tuple[int, int]:
@@ -97,9 +90,11 @@ def interval_log_prob(logits: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def answer_log_prob(logits: Tensor, low: Tensor, high: Tensor, bias: Tensor, flip: Tensor | None = None) -> Tensor:
     """Log probability of the recorded answers; logits, low, high, flip (M, n), bias broadcasts to it."""
     seen = interval_log_prob(logits + bias, low, high)
-    if flip is None:
-        return seen
-    flipped = interval_log_prob(bias - logits, low, high)
+    return seen if flip is None else mixed_log_prob(seen, interval_log_prob(bias - logits, low, high), flip)
+
+
+def mixed_log_prob(seen: Tensor, flipped: Tensor, flip: Tensor) -> Tensor:
+    """Log of (1 - flip) exp(seen) + flip exp(flipped); flip in [0, 1)."""
     return torch.logaddexp(torch.log1p(-flip) + seen, flip.clamp_min(1e-30).log() + flipped)
 
 
@@ -107,17 +102,31 @@ def log_likelihood(
     logits: Tensor, nuisance: Nuisance, data: Observations, low: Tensor | None = None, high: Tensor | None = None
 ) -> Tensor:
     """(M, n) log probabilities of all judgments under M fits; ``low``, ``high`` (M, n) replace the recorded answers."""
-    edges = thresholds(nuisance.gaps, data.has_ties)
-    low = edges.gather(1, (data.low if low is None else low).expand(logits.shape))
-    high = edges.gather(1, (data.high if high is None else high).expand(logits.shape))
-    flip = nuisance.flip_rates()[:, data.annotator] if data.annotators else None
+    low, high = _edges(logits, nuisance, data, low, high)
+    flip = nuisance.flip_rates[:, data.annotator] if data.annotators else None
     return answer_log_prob(logits, low, high, nuisance.bias[:, None], flip)
 
 
+def seen_and_flipped(
+    logits: Tensor, nuisance: Nuisance, data: Observations, low: Tensor | None = None, high: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(M, n) twice: log probabilities of all judgments if nobody flips, and if everybody does."""
+    low, high = _edges(logits, nuisance, data, low, high)
+    bias = nuisance.bias[:, None]
+    return answer_log_prob(logits, low, high, bias), answer_log_prob(-logits, low, high, bias)
+
+
+def _edges(
+    logits: Tensor, nuisance: Nuisance, data: Observations, low: Tensor | None, high: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    edges = thresholds(nuisance.gaps, data.has_ties)
+    low = edges.gather(1, (data.low if low is None else low).expand(logits.shape))
+    return low, edges.gather(1, (data.high if high is None else high).expand(logits.shape))
+
+
 def log_prior(nuisance: Nuisance) -> Tensor:
-    """(M,): Beta(1, 9) on flip rates, N(0, .5^2) on the position bias, a wide N(0, 3^2) on the gaps. Up to a constant."""
-    flips = (FLIP_PRIOR_BETA - 1) * torch.log1p(-nuisance.flip_rates()).sum(1)
-    return flips - 2 * nuisance.bias**2 - nuisance.gaps.square().sum(1) / 18
+    """(M,): N(0, .5^2) on the position bias, a wide N(0, 3^2) on the gaps. Up to a constant."""
+    return -2 * nuisance.bias**2 - nuisance.gaps.square().sum(1) / 18
 
 
 def decided_probability(logits: Tensor, first_threshold: Tensor, bias: Tensor, flip: Tensor) -> Tensor:

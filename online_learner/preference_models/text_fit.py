@@ -223,4 +223,4 @@ def _held_out_logits(heads: FittedHeads, body: TunedBody, texts: Sequence[Tokeni
 def _predictions(logits: Tensor, answers: Sequence[Nuisance], data: FitData) -> HeldOut:
     edges = torch.cat([thresholds(nuisance.gaps, data.observations.has_ties) for nuisance in answers])
     bias = torch.cat([nuisance.bias for nuisance in answers])
-    return held_out_answers(logits, edges, bias, torch.cat([nuisance.flip_rates() for nuisance in answers]), data)
+    return held_out_answers(logits, edges, bias, torch.cat([nuisance.flip_rates for nuisance in answers]), data)

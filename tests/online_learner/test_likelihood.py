@@ -47,7 +47,7 @@ def test_verdicts_alone_are_binary_cross_entropy():
     logits = tensor(-30.0, -2.0, -0.1, 0.0, 0.7, 5.0, 40.0)
     verdicts = [1, -1, 1, 1, -1, -1, 1]
     data = observations(verdicts, [None] * 7, num_levels=1, has_ties=False)
-    nuisance = Nuisance(torch.zeros(1, 1).double(), torch.zeros(1).double(), torch.zeros(1, 0).double())
+    nuisance = Nuisance(torch.zeros(1, 1).double(), torch.zeros(1).double(), torch.zeros(1, 1).double())
     ours = -log_likelihood(logits[None], nuisance, data)[0]
     theirs = binary_cross_entropy_with_logits(logits, (torch.tensor(verdicts) > 0).double(), reduction="none")
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
@@ -113,16 +113,16 @@ def test_decided_probability_by_hand():
     )
 
 
-def test_prior_on_flip_rates_is_beta_1_9():
-    # e = sigma(0) / 2 = .25: 8 log(.75); b = .5: -.5 * (.5 / .5)^2 = -.5; gaps 0
-    nuisance = Nuisance(tensor(0.0)[None], tensor(0.5), tensor(0.0)[None])
-    assert log_prior(nuisance).item() == pytest.approx(8 * math.log(0.75) - 0.5)
+def test_priors_by_hand():
+    # b = .5: -.5 * (.5 / .5)^2 = -.5; a gap of 3: -.5 * (3 / 3)^2 = -.5
+    nuisance = Nuisance(tensor(3.0)[None], tensor(0.5), tensor(0.0)[None])
+    assert log_prior(nuisance).item() == pytest.approx(-1)
 
 
 def test_gradients_are_finite_with_infinite_edges_and_extreme_logits():
     logits = tensor(-60.0, 0.0, 60.0, 1.0).requires_grad_()
     gaps = tensor(0.0, 0.0)[None].requires_grad_()
     data = observations([1, 0, -1, 1], [None, None, 1, 0], num_levels=2, has_ties=True)
-    log_likelihood(logits[None], Nuisance(gaps, tensor(0.0), torch.zeros(1, 0).double()), data).sum().backward()
+    log_likelihood(logits[None], Nuisance(gaps, tensor(0.0), torch.zeros(1, 1).double()), data).sum().backward()
     assert logits.grad is not None and logits.grad.isfinite().all()
     assert gaps.grad is not None and gaps.grad.isfinite().all()
