@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from annotate_app.commands import bench, learner, people, report, rounds, simulate, transfer, up, upkeep
+from annotate_app.commands import bench, campaign, learner, people, report, rounds, simulate, transfer, up, upkeep
 from storage.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("up")(up.up)
 app.command("simulate")(simulate.simulate)
 app.add_typer(transfer.imports, name="import")
 app.command("export")(transfer.export)
+app.add_typer(campaign.group, name="campaign")
 app.add_typer(rounds.group, name="round")
 app.command("fit", context_settings=learner.PASS_ON, add_help_option=False)(learner.fit)
 app.command("games", context_settings=learner.PASS_ON, add_help_option=False)(learner.games)

@@ -26,6 +26,10 @@ class ApiClient:
         sent = {"content": content} if content is not None else {"json": {} if body is None else body}
         return self._call("POST", path, params=query, **sent)
 
+    def put(self, path: str, body: Any) -> Any:
+        """The JSON answer to PUT."""
+        return self._call("PUT", path, json=body)
+
     def delete(self, path: str) -> Any:
         """The JSON answer to DELETE."""
         return self._call("DELETE", path)

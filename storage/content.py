@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from storage.campaign import Campaign, build_campaign, campaign_values
 from storage.errors import UserError
 from storage.ids import new_id
 from storage.leases import TaskBook
@@ -70,10 +71,29 @@ def write_events(
     ]
     for event in events:
         transaction.undo(state.accounts.apply(kind, event.subject))
+        if kind == "campaign.changed":
+            _apply_campaign(state, transaction, event.data)
         if kind == "task.closed" and event.subject in state.book.tasks:
             transaction.undo(state.book.close([event.subject]))
     transaction.insert("events", [to_row(event) for event in events])
     return events
+
+
+def set_campaign(state: State, campaign: Campaign, *, actor: str) -> None:
+    """Keep the record as the current one; nothing is written if it is that already."""
+
+    def operation(transaction: Transaction) -> None:
+        if campaign != state.campaign:
+            values = campaign_values(campaign)
+            write_events(state, transaction, actor=actor, kind="campaign.changed", subjects=["campaign"], data=values)
+
+    state.writer.run(operation)
+
+
+def _apply_campaign(state: State, transaction: Transaction, data: dict[str, Any]) -> None:
+    before = state.campaign
+    transaction.undo(lambda: setattr(state, "campaign", before))
+    state.campaign = build_campaign(data)
 
 
 def _add(state: State, transaction: Transaction, records: list[Any]) -> int:

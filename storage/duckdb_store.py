@@ -1,5 +1,6 @@
 """The Store in one DuckDB file. Methods only delegate: content.py adds, labelling.py leases and judges, reading.py reads."""
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,6 +13,7 @@ import pyarrow as pa
 from storage import content, labelling, reading
 from storage.accounts import load_accounts
 from storage.backup import back_up
+from storage.campaign import Campaign, build_campaign
 from storage.database import IN_MEMORY, Database, fetch_rows
 from storage.lease_tables import load_lease_book
 from storage.records import (
@@ -51,6 +53,7 @@ def open_store(
             book=load_lease_book(connection),
             accounts=load_accounts(connection),
             counters=_load_counters(connection),
+            campaign=_load_campaign(connection),
             writer=Writer(connection),
             clock=clock,
             rng=rng or random.Random(),
@@ -113,6 +116,9 @@ class DuckDBStore:
     ) -> int:
         return content.add_records(self._state, [prompts, responses, tasks, annotators], judgments)
 
+    def set_campaign(self, campaign: Campaign, *, actor: str) -> None:
+        content.set_campaign(self._state, campaign, actor=actor)
+
     # Labelling
 
     def lease(self, annotator_id: str, count: int, *, resume: bool = False) -> list[LeasedPair]:
@@ -128,6 +134,9 @@ class DuckDBStore:
         return labelling.withdraw(self._state, judgment_id, annotator_id=annotator_id)
 
     # Reading
+
+    def campaign(self) -> Campaign:
+        return self._state.campaign
 
     def list_prompts(self, split: str | None = None) -> list[Prompt]:
         return reading.list_prompts(self._state, split)
@@ -220,6 +229,12 @@ class DuckDBStore:
             self._open = False
             self._state.writer.close()
             self._state.database.close()
+
+
+def _load_campaign(connection: duckdb.DuckDBPyConnection) -> Campaign:
+    last = "SELECT data FROM events WHERE kind = 'campaign.changed' ORDER BY seq DESC LIMIT 1"
+    rows = fetch_rows(connection, last)
+    return build_campaign(json.loads(rows[0]["data"])) if rows else Campaign()
 
 
 def _load_counters(connection: duckdb.DuckDBPyConnection) -> Counters:

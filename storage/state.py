@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 from storage.accounts import Accounts
+from storage.campaign import Campaign
 from storage.database import Database
 from storage.leases import LeaseBook
 from storage.records import Judgment, Message
@@ -73,6 +74,7 @@ class State:
     book: LeaseBook
     accounts: Accounts
     counters: Counters
+    campaign: Campaign
     clock: Callable[[], datetime]
     rng: random.Random  # which side is shown first; drawn by the writer thread only
     lease_seconds: float

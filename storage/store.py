@@ -3,7 +3,7 @@
 Every writing method returns after COMMIT: what it acknowledges survives kill -9. All methods may be called from any thread.
 Event kinds with a meaning here: ``policy.promoted`` (that policy serves, the one before is retired), ``policy.retired``,
 ``round.done|failed|cancelled|interrupted|resumed`` (data.message), ``judgment.withdrawn``, ``task.closed`` (no more leases),
-``user.disabled``, ``token.revoked``.
+``user.disabled``, ``token.revoked``, ``campaign.changed`` (data: the whole record, campaign.py).
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from storage.campaign import Campaign
 from storage.records import (
     Annotator,
     Event,
@@ -58,6 +59,8 @@ class Store(Protocol):
         """All of it in one transaction (imports: everything or nothing)."""
         ...
 
+    def set_campaign(self, campaign: Campaign, *, actor: str) -> None: ...  # what annotators are asked from now on
+
     # Labelling.
     def lease(self, annotator_id: str, count: int, *, resume: bool = False) -> list[LeasedPair]:
         """Up to ``count`` pairs for this annotator, highest priority first, sides randomised and recorded.
@@ -85,6 +88,7 @@ class Store(Protocol):
         ...
 
     # Reading.
+    def campaign(self) -> Campaign: ...
     def list_prompts(self, split: str | None = None) -> list[Prompt]: ...
     def list_policies(self) -> list[Policy]: ...  # by number, with status
     def get_policy(self, policy_id: str) -> Policy | None: ...

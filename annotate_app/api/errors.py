@@ -46,7 +46,9 @@ def _sentence(field: str, problem: dict[str, Any]) -> str:
         return "The body is not a JSON object. Send one, with content-type application/json."
     if problem["type"] == "missing":
         return f"{field} is missing. Add it." if field else "The body is missing. Send one JSON object."
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] == "value_error" and not field:  # a rule between fields: the sentence is our own
+        return f"{problem['ctx']['error']}."
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{field} is not a known field. Leave it out; /docs lists the fields."
     return f"{field or 'The body'}: {problem['msg']}, but {_shown(problem.get('input'))} was sent."
 

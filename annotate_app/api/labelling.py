@@ -98,9 +98,10 @@ def _labelling(context: AppContext) -> APIRouter:
 
     @router.get("/guidelines")
     def guidelines(annotator_id: AnnotatorId) -> dict[str, Any]:
-        """What annotators are asked to look for: ``guidelines.md`` of the data directory, else the built-in text."""
+        """What annotators are asked to look for: the campaign's text, else ``guidelines.md``, else the built-in one."""
         path = context.data_dir / "guidelines.md"
-        return {"html": render_markdown(path.read_text() if path.exists() else texts.GUIDELINES)}
+        text = store.campaign().guidelines or (path.read_text() if path.exists() else texts.GUIDELINES)
+        return {"html": render_markdown(text)}
 
     return router
 

@@ -1,0 +1,73 @@
+"""What the researcher asks of annotators: one record, kept whole in the event ``campaign.changed``; the last one counts."""
+
+from dataclasses import asdict, field
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from storage.errors import UserError
+
+Word = Annotated[str, Field(min_length=1, max_length=60, pattern=r"\S")]
+MAX_RESPONSES = 5  # more cannot be ranked with care
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Campaign:
+    """With every default: two responses, one key is one decision, nothing else is asked."""
+
+    aspects: Annotated[tuple[Word, ...], Field(max_length=8)] = ()  # such as helpful, correct, safe; shown as given
+    reason_tags: Annotated[tuple[Word, ...], Field(max_length=20)] = ()  # offered after a verdict
+    min_rationale: int = Field(default=0, ge=0, le=2000)  # characters of rationale that a decided verdict needs; 0: optional
+    ask_strength: bool = False  # the verdict bar is a scale of seven; a bare A or B means "clearly"
+    allow_edits: bool = True  # "edit the better one"
+    guidelines: str | None = Field(default=None, max_length=100_000)  # Markdown; None: guidelines.md of the data directory
+    language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})?$")  # of the page; None: the browser's
+    overlap: int = Field(default=1, ge=1, le=20)  # judgments wanted per new pair
+    pass_mark: float | None = Field(default=None, ge=0, le=1)  # share of training pairs that must be right; None: no training
+    num_training: int = Field(default=0, ge=0, le=100)  # training pairs to answer before real work
+    break_minutes: int | None = Field(default=None, ge=1, le=480)  # a gentle reminder
+    price_per_label: float | None = Field(default=None, ge=0)
+    currency: str = Field(default="USD", min_length=1, max_length=8)
+    budget_labels: int | None = Field(default=None, ge=0)  # no new pairs are handed out once so many are labelled
+    responses_per_prompt: int = Field(default=2, ge=2, le=MAX_RESPONSES)  # above 2: all of them are ranked at once
+    round: dict[str, Any] = field(default_factory=dict)  # defaults of the round form, keys as in a round's settings
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Campaign":
+        for name in ("aspects", "reason_tags"):
+            words = getattr(self, name)
+            if len(set(words)) < len(words):
+                raise ValueError(f"{name} names {max(words, key=words.count)!r} twice")
+        if self.pass_mark is not None and self.num_training == 0:
+            raise ValueError("pass_mark needs num_training, the number of training pairs, above 0")
+        return self
+
+    @property
+    def has_training(self) -> bool:
+        return self.pass_mark is not None
+
+
+_ADAPTER = TypeAdapter(Campaign)
+
+
+def build_campaign(values: dict[str, Any]) -> Campaign:
+    """A checked campaign from plain values; UserError names each wrong one, its value and what is allowed."""
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise UserError(f"campaign: {'; '.join(_sentence(e) for e in error.errors())}.") from error
+
+
+def campaign_values(campaign: Campaign) -> dict[str, Any]:
+    """The record as plain values that JSON can hold."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(campaign).items()}
+
+
+def _sentence(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{name!r} is not a field of the campaign; leave it out"
+    if not name:
+        return error["msg"].removeprefix("Value error, ")
+    return f"{name} = {error['input']!r} is refused: {error['msg'][0].lower()}{error['msg'][1:]}"
