@@ -8,7 +8,7 @@ from typing import Any
 
 from annotate_app.bench_quality import LAST_ROUNDS, Finished
 
-CURVES = ("true_duality_gap", "win_rate_vs_base", "text_quality", "kl_to_base_nats")
+CURVES = ("true_duality_gap", "average_gap", "win_rate_vs_base", "text_quality", "kl_to_base_nats")
 PANELS = (
     ("true_duality_gap", "true duality gap"),
     ("win_rate_vs_base", "win rate against the base"),
@@ -56,12 +56,13 @@ def as_table(rows: Sequence[dict[str, Any]]) -> Any:
 
     caption = (
         "Mean over seeds, lowest to highest. Gap and win rate are true ones on held-out prompts; "
-        f"'last {LAST_ROUNDS}' is the mean gap of the last {LAST_ROUNDS} rounds; KL to the base policy in nats."
+        f"'last {LAST_ROUNDS}' is the mean gap of the last {LAST_ROUNDS} rounds, "
+        "'average' that of all rounds' policies as one mixture; KL to the base policy in nats."
     )
     table = Table(caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     for name in ("world", "rule", "model", "settings"):
         table.add_column(name, no_wrap=name != "settings")
-    for name in ("gap at start", "gap at end", f"last {LAST_ROUNDS}", "win rate", "text", "KL", "seeds"):
+    for name in ("gap at start", "gap at end", f"last {LAST_ROUNDS}", "average", "win rate", "text", "KL", "seeds"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in sorted(rows, key=_rank):
         final, settings = row["final"], row["settings"]
@@ -73,6 +74,7 @@ def as_table(rows: Sequence[dict[str, Any]]) -> Any:
             f"{row['start']['true_duality_gap']['mean']:.2f}",
             _cell(final["true_duality_gap"]),
             _cell(row[f"mean_gap_of_last_{LAST_ROUNDS}"]),
+            _cell(final["average_gap"]),
             _cell(final["win_rate_vs_base"]),
             _cell(final["text_quality"]),
             _cell(final["kl_to_base_nats"]),

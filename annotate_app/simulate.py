@@ -53,6 +53,7 @@ class RoundTruth:
     win_rate_low: float
     win_rate_high: float
     true_duality_gap: float
+    average_gap: float  # of all policies since the first round, one drawn for each response: the averaged iterate
     kl_to_base_nats: float
     text_quality: float | None
     labels: int
@@ -78,7 +79,8 @@ def simulate(plan: Plan, data_dir: Path, *, say: Say = lambda text: None) -> Ite
     with _running_app(plan, data_dir, say) as loop:
         loop.wait(next(job["number"] for job in loop.client.get("/rounds")["rounds"] if job["kind"] == "generate"))
         base = policy = loop.sample(0, round_number=0)
-        yield _truth(loop.world, policy, base, round_number=0, labels=0, seconds=time.monotonic() - started)
+        played: list[PolicySamples] = []
+        yield _truth(loop.world, [policy], base, round_number=0, labels=0, seconds=time.monotonic() - started)
         for number in range(1, plan.rounds + 1):
             started = time.monotonic()
             labels = label_pairs(loop.labellers, loop.world, plan.labels)
@@ -86,8 +88,9 @@ def simulate(plan: Plan, data_dir: Path, *, say: Say = lambda text: None) -> Ite
                 say(f"round {number}: only {labels} of {plan.labels} labels, every pair was judged")
             promoted = loop.run_round(number)
             policy = policy if promoted is None else loop.sample(promoted, round_number=number)
+            played.append(policy)
             seconds = time.monotonic() - started
-            yield _truth(loop.world, policy, base, round_number=number, labels=labels, seconds=seconds)
+            yield _truth(loop.world, played, base, round_number=number, labels=labels, seconds=seconds)
 
 
 class Labeller:
@@ -220,17 +223,21 @@ def read_samples(path: Path) -> dict[str, list[str]]:
 
 
 def _truth(
-    world: World, ours: PolicySamples, base: PolicySamples, *, round_number: int, labels: int, seconds: float
+    world: World, played: Sequence[PolicySamples], base: PolicySamples, *, round_number: int, labels: int, seconds: float
 ) -> RoundTruth:
+    """The truth about the last of the policies that were played, and about all of them as one mixture."""
+    ours = played[-1]
     mine, theirs = list(ours.by_prompt.values()), [base.by_prompt[prompt] for prompt in ours.by_prompt]
     rate = true_win_rate(world, mine, theirs)
     searched = [sorted({*a, *b}) for a, b in zip(mine, theirs, strict=True)]
+    mixture = [[text for policy in played for text in policy.by_prompt[prompt]] for prompt in ours.by_prompt]
     return RoundTruth(
         round=round_number,
         win_rate_vs_base=rate.mean,
         win_rate_low=rate.low,
         win_rate_high=rate.high,
         true_duality_gap=true_duality_gap(world, mine, searched),
+        average_gap=true_duality_gap(world, mixture, searched),
         kl_to_base_nats=ours.kl_to_base_nats,
         text_quality=ours.text_quality,
         labels=labels,

@@ -34,10 +34,11 @@ def as_table(plan: Plan, rows: Sequence[RoundTruth]) -> Any:
     gap = gap_name(WORLDS[plan.world]())
     caption = (
         "Win rates against the base policy are true ones, over all pairs of samples on held-out prompts; 95 % intervals "
-        f"treat prompts as the sample. Duality gap: {gap}. KL to the base policy in nats."
+        f"treat prompts as the sample. Duality gap: {gap}; 'average' is that of all rounds' policies as one mixture. "
+        "KL to the base policy in nats."
     )
     table = Table(title=title_of(plan), caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("round", "win rate", "95 %", "gap", "KL", "text quality", "labels", "seconds"):
+    for name in ("round", "win rate", "95 %", "gap", "average", "KL", "text quality", "labels", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -45,6 +46,7 @@ def as_table(plan: Plan, rows: Sequence[RoundTruth]) -> Any:
             f"{row.win_rate_vs_base:.3f}",
             f"{row.win_rate_low:.3f} to {row.win_rate_high:.3f}",
             f"{row.true_duality_gap:.3f}",
+            f"{row.average_gap:.3f}",
             f"{row.kl_to_base_nats:.2f}",
             "" if row.text_quality is None else f"{row.text_quality:.2f}",
             str(row.labels),
@@ -65,6 +67,7 @@ def save_plot(plan: Plan, rows: Sequence[RoundTruth], path: Path) -> None:
     curves = [
         ("win rate against the base policy", "#2a6fdb", "o", [row.win_rate_vs_base for row in rows]),
         (f"true duality gap ({gap_name(WORLDS[plan.world]())})", "#c2571a", "s", [row.true_duality_gap for row in rows]),
+        ("the same of all policies as one mixture", "#8a4fbf", "d", [row.average_gap for row in rows]),
     ]
     if all(row.text_quality is not None for row in rows):
         curves.append(("text quality", "#3d8b40", "^", [row.text_quality or 0.0 for row in rows]))

@@ -22,7 +22,7 @@ def rows(gaps, rates=None, text=0.9):
     rates = rates or [0.5] * len(gaps)
     shared = {"text_quality": text, "kl_to_base_nats": 0.1, "labels": 60, "seconds": 2.0}
     return [
-        {"round": i, "true_duality_gap": gap, "win_rate_vs_base": rate, **shared}
+        {"round": i, "true_duality_gap": gap, "average_gap": gap / 2, "win_rate_vs_base": rate, **shared}
         for i, (gap, rate) in enumerate(zip(gaps, rates, strict=True))
     ]
 

@@ -36,6 +36,7 @@ ROW = RoundTruth(
     win_rate_low=0.5,
     win_rate_high=0.5,
     true_duality_gap=0.3,
+    average_gap=0.2,
     kl_to_base_nats=0.0,
     text_quality=0.9,
     labels=0,
@@ -155,7 +156,8 @@ def test_the_json_has_the_fields_other_scripts_rely_on():
     shown = as_json(Plan(world="cyclic", seed=4), rows, 12.0)
     assert list(shown) == ["world", "model", "seed", "rounds", "labels_total", "seconds_total"]
     assert (shown["world"], shown["model"], shown["seed"], shown["labels_total"]) == ("cyclic", "tiny", 4, 780)
-    fields = "round win_rate_vs_base win_rate_low win_rate_high true_duality_gap kl_to_base_nats text_quality labels seconds"
+    fields = "round win_rate_vs_base win_rate_low win_rate_high true_duality_gap average_gap kl_to_base_nats text_quality"
+    fields += " labels seconds"
     assert list(shown["rounds"][1]) == fields.split()
 
 
