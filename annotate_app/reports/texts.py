@@ -36,12 +36,15 @@ def agreement_text(figures: Mapping[str, Any]) -> str:
 
 def annotators_text(figures: Mapping[str, Any]) -> str:
     """One line per annotator."""
-    columns = ("annotator", "kind", "labels", "skips", "agrees with others", "repeats alike", "first wins", "flips", "seconds")
+    columns = (
+        "annotator", "kind", "labels", "skips", "agrees with others", "right, by consensus", "repeats alike", "first wins",
+        "flips", "scale", "seconds",
+    )  # fmt: skip
     rows = [
         (
             person["annotator"], person["kind"], person["labels"], person["skips"], estimate(person["agreement_with_others"]),
-            estimate(person["repeat_consistency"]), estimate(person["first_shown_wins"]), _plain(person["flip_rate"]),
-            _plain(person["median_seconds"]),
+            _plain(person["right"]), estimate(person["repeat_consistency"]), estimate(person["first_shown_wins"]),
+            _plain(person["flip_rate"]), _plain(person["scale"]), _plain(person["median_seconds"]),
         )
         for person in figures["annotators"]
     ]  # fmt: skip

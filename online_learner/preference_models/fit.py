@@ -17,6 +17,7 @@ from torch.nn.functional import softplus
 
 from online_learner.preference_models.base import LinearPreference, PreferenceFamily
 from online_learner.preference_models.calibration import clustered_mean, decided_metrics, fit_temperature
+from online_learner.preference_models.crowd import scale_posterior
 from online_learner.preference_models.fitted import AnswerModel, FittedPreference
 from online_learner.preference_models.heads import FittedHeads, fit_heads, observed_logits
 from online_learner.preference_models.likelihood import (
@@ -24,6 +25,7 @@ from online_learner.preference_models.likelihood import (
     Observations,
     answer_log_prob,
     decided_probability,
+    log_likelihood,
     thresholds,
 )
 from online_learner.preference_models.observations import encode_judgments
@@ -242,7 +244,24 @@ def fit_family(family: PreferenceFamily, data: FitData, num_heads: int) -> tuple
     fits = fit_heads(family, data.features, observations, weights, penalties, start)
     predictions = held_out(fits, data, range(data.num_folds * fold_heads))
     final = replace(fits.model, weights=fits.model.weights[-num_heads:].clone())
-    return calibrate(final, fits.nuisance.select(slice(-num_heads, None)), predictions, ridge, data)
+    answers = fits.nuisance.select(slice(-num_heads, None))
+    fitted, losses = calibrate(final, answers, predictions, ridge, data)
+    fitted.report["annotator_scales"] = _annotator_scales(final, answers, data)
+    return fitted, losses
+
+
+def _annotator_scales(model: LinearPreference, nuisance: Nuisance, data: FitData) -> dict[str, float]:
+    """How sharp each annotator's answers are beside the others'; a check, on the judgments that were fitted."""
+    observations = data.observations
+    logits = observed_logits(model, data.features, observations)
+    nobody_flips = Nuisance(nuisance.gaps, nuisance.bias, torch.zeros_like(nuisance.flip_rates))
+    scales = scale_posterior(
+        lambda scale: log_likelihood(scale * logits, nobody_flips, observations),
+        torch.ones_like(logits),
+        observations.annotator,
+        len(observations.annotators),
+    )
+    return dict(zip(observations.annotators, scales.mean(0).tolist(), strict=True))
 
 
 def calibrate(
@@ -299,6 +318,7 @@ def _chosen(fitted: FittedPreference) -> dict[str, Any]:
         "thresholds": list(fitted.answers.thresholds),
         "position_bias": fitted.answers.position_bias,
         "annotator_flips": fitted.answers.flip_rates,
+        "annotator_scales": row.get("annotator_scales", {}),
     }
 
 

@@ -39,7 +39,7 @@ class FittedPreference:
     """An ensemble of H heads on standardised features, calibrated by one temperature. K responses, d features.
 
     report: models (per candidate: log_loss, accuracy, brier, ece, n, ...), selected, why, temperature, ridge, reliability,
-    thresholds, position_bias, annotator_flips, counts. Held-out figures; folds never share a prompt.
+    thresholds, position_bias, annotator_flips, annotator_scales, counts. Held-out figures; folds never share a prompt.
     """
 
     model: LinearPreference  # weights (H, d, w)

@@ -41,6 +41,7 @@ def test_annotators_by_hand():
         row("ann", "x", "z", "skip"), row("ann", "x", "q", "a", standing=False),
     ]  # fmt: skip
     figures = annotators_report(rows, {"preference": {"annotator_flips": {"ann": 0.12}, "position_bias": 0.3}})
+    assert [person["scale"] for person in figures["annotators"]] == [None, None, None]
     ann, bob, cy = figures["annotators"]
     assert (ann["annotator"], ann["labels"], ann["skips"], ann["flip_rate"], ann["median_seconds"]) == ("Ann", 4, 1, 0.12, 6)
     assert (ann["agreement_with_others"]["mean"], ann["agreement_with_others"]["n"]) == (0.5, 2)
@@ -48,6 +49,7 @@ def test_annotators_by_hand():
     assert (ann["first_shown_wins"]["mean"], ann["first_shown_wins"]["n"]) == (0.75, 4)
     assert (bob["agreement_with_others"]["mean"], cy["agreement_with_others"]["mean"]) == (0.5, 0.0)
     assert bob["repeat_consistency"] is None and cy["flip_rate"] is None
+    assert ann["right"] > cy["right"] and bob["right"] > cy["right"]  # two against one
     assert figures["position_bias_logit"] == 0.3
 
 

@@ -1,11 +1,13 @@
 """Planted annotators: flip rates by closed form, and as near the truth as somebody comes who knows every item."""
 
+import math
+
 import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
 
-from online_learner.preference_models.crowd import NUM_RATES, flip_posterior
+from online_learner.preference_models.crowd import NUM_RATES, flip_posterior, scale_posterior
 from online_learner.preference_models.fit import fit_preference_models
 from online_learner.preference_models.likelihood import interval_log_prob
 from storage.contract.schemas import JUDGMENTS
@@ -50,6 +52,15 @@ def test_no_answers_leave_the_rate_near_what_is_usual():
     nothing = torch.zeros(1, 0).double()
     rate = float(flip_posterior(nothing, nothing, nothing, torch.zeros(0, dtype=torch.long), 1)[0, 1])
     assert 0.05 < rate < 0.2
+
+
+def test_a_scale_is_found_once_there_are_many_answers():
+    # logit 1, and the second annotator answers as if it were 2: shares sigma(1) and sigma(2)
+    wins = [round(4000 / (1 + math.exp(-1))), round(4000 / (1 + math.exp(-2)))]
+    sign = torch.cat([torch.where(torch.arange(4000) < num, 1.0, -1.0) for num in wins]).double()[None]
+    annotator = torch.tensor([1, 2]).repeat_interleave(4000)
+    scales = scale_posterior(lambda g: torch.nn.functional.logsigmoid(g * sign), torch.ones_like(sign), annotator, 2)
+    assert scales[0].tolist() == pytest.approx([1, 2], rel=0.08)
 
 
 def planted(seed: int) -> tuple[pa.Table, Tensor]:
