@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 
 from annotate_app import metrics
-from annotate_app.api import campaign, labelling, research
+from annotate_app.api import campaign, labelling, reports, research
 from annotate_app.api.errors import add_error_handlers, error_response
 from annotate_app.auth import PRINCIPAL, hash_secret
 from annotate_app.context import AppContext
@@ -46,6 +46,7 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
     app.include_router(labelling.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(campaign.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(research.build_router(context), prefix="/api/v1", dependencies=bearer)
+    app.include_router(reports.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.add_api_route("/api/{path:path}", _no_such_route, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
     app.include_router(sign_in.build_router(context))
     _add_operations(app, context, request_metrics)

@@ -69,12 +69,19 @@ def list_rounds(data: DataOption = DATA_DIR, as_json: JsonOption = False) -> Non
 
 
 @group.command()
-def show(number: NumberArgument, data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
+def show(
+    number: NumberArgument,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the report to this HTML file.")] = None,
+    data: DataOption = DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
     """Show a round: its state and, when it is finished, its report."""
     from annotate_app.client import connect
 
     with connect(data) as client:
         round_ = client.get(f"/rounds/{number}")
+        if html is not None:
+            _write_page(client, number, html)
         found = client.get(f"/rounds/{number}/report") if round_["status"] == "done" else None
     report({**round_, "report": found}, describe(round_, found), as_json=as_json)
 
@@ -116,6 +123,17 @@ def promote(
 def rollback(reason: ReasonOption = None, data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
     """Let the parent of the serving policy serve again."""
     _act(data, "/policies/rollback", {"reason": reason}, "Rolled back: policy {number} serves now.", as_json)
+
+
+def _write_page(client: Any, number: int, path: Path) -> None:
+    """The report as one HTML file; UserError where there is none yet or the file cannot be written."""
+    try:
+        client.download(f"/rounds/{number}/report.html", path)
+    except OSError as error:
+        raise UserError(
+            f"The report cannot be written to {path}: {error.strerror}. Name a file in a folder that exists."
+        ) from error
+    note(f"Wrote {path}.")
 
 
 def rows_of(answer: Any, name: str) -> list[dict[str, Any]]:

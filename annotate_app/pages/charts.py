@@ -49,40 +49,6 @@ def metric_curves(lines: Sequence[Mapping[str, Any]]) -> go.Figure | None:
     return _styled(figure, y_title="", height=110 + 170 * rows)
 
 
-def intervals(rows: Sequence[tuple[str, Mapping[str, Any]]], *, reference: float = 0.5, title: str = "") -> go.Figure:
-    """Dots with 95 % intervals, one row each, against a reference line; a row is (name, {mean, low, high})."""
-    names = [name for name, _ in rows]
-    means = [value["mean"] for _, value in rows]
-    error = {
-        "type": "data",
-        "array": [_or(value["high"], value["mean"]) - value["mean"] for _, value in rows],
-        "arrayminus": [value["mean"] - _or(value["low"], value["mean"]) for _, value in rows],
-        "thickness": 2,
-        "width": 6,
-    }
-    dots = go.Scatter(x=means, y=names, error_x=error, mode="markers", marker={"size": 11, "color": BLUE})
-    figure = go.Figure(dots)
-    figure.add_vline(x=reference, line_dash="dot", line_color=GREY)
-    figure.update_xaxes(range=[0, 1], tickformat=".0%", title=title)
-    figure.update_yaxes(autorange="reversed")
-    return _styled(figure, y_title="", height=140 + 46 * len(rows))
-
-
-def reliability(bins: Sequence[Sequence[float]]) -> go.Figure:
-    """Reliability diagram: observed share against predicted probability; a bin is (mean predicted, observed, count)."""
-    figure = go.Figure(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": GREY, "dash": "dot"}))
-    predicted, observed, counts = ([bin_[i] for bin_ in bins] for i in range(3))
-    largest = max(counts, default=1)
-    sizes = [6 + 18 * (count / largest) ** 0.5 for count in counts]
-    marker = {"size": sizes, "color": ORANGE, "opacity": 0.85}
-    figure.add_trace(
-        go.Scatter(x=predicted, y=observed, mode="markers", marker=marker, text=[f"{c:.0f} judgments" for c in counts])
-    )
-    figure.update_xaxes(range=[-0.04, 1.06], title="predicted", tickformat=".0%")
-    figure.update_yaxes(range=[-0.04, 1.06], tickformat=".0%")
-    return _styled(figure, y_title="observed", height=320)
-
-
 def rounds_over_time(points: Sequence[tuple[str, Mapping[str, Any]]]) -> go.Figure:
     """Win rate against the base policy by policy, with its interval as a band; a point is (policy name, interval)."""
     names = [name for name, _ in points]
@@ -98,16 +64,6 @@ def rounds_over_time(points: Sequence[tuple[str, Mapping[str, Any]]]) -> go.Figu
     figure.add_hline(y=0.5, line_dash="dot", line_color=GREY)
     figure.update_yaxes(range=[0, 1], tickformat=".0%")
     return _styled(figure, y_title="", height=310)
-
-
-def seconds_by_stage(seconds: Mapping[str, float]) -> go.Figure:
-    """Where a round's time went, one horizontal bar per stage."""
-    names = list(seconds)
-    bar = go.Bar(x=list(seconds.values()), y=names, orientation="h", marker_color=GREEN)
-    figure = go.Figure(bar)
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(title="seconds")
-    return _styled(figure, y_title="", height=140 + 28 * len(names))
 
 
 def _or(limit: float | None, mean: float) -> float:

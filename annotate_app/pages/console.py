@@ -15,8 +15,9 @@ from annotate_app.pages import charts
 from annotate_app.pages import console_text as text
 from annotate_app.pages.console_parts import Part, figure
 from annotate_app.pages.console_people import build_data, build_people
-from annotate_app.pages.console_results import build_policies, build_reports
+from annotate_app.pages.console_results import build_policies
 from annotate_app.pages.console_round import build_round
+from annotate_app.pages.report_tab import REPORT_HEAD, build_reports
 
 TICK_SECONDS = 3
 NUM_CARDS = 6
@@ -34,7 +35,9 @@ def build_console(context: AppContext) -> gr.Blocks:
                 live = [_overview(context)]
             with gr.Tab("Round", id="round"):
                 live += build_round(context, problem)
-            for name, build in (("Reports", build_reports), ("Policies", build_policies), ("People", build_people)):
+            with gr.Tab("Reports", id="reports"):
+                build_reports()
+            for name, build in (("Policies", build_policies), ("People", build_people)):
                 with gr.Tab(name, id=name.lower()) as tab:
                     build(context, problem).fill_on(tab.select)
             with gr.Tab("Data", id="data"):
@@ -66,7 +69,7 @@ def console_look() -> dict[str, Any]:
         button_cancel_text_color="#ffffff",
         button_cancel_text_color_dark="#ffffff",
     )
-    return {"theme": theme, "css_paths": CSS_FILE}
+    return {"theme": theme, "css_paths": CSS_FILE, "head": REPORT_HEAD}
 
 
 def _overview(context: AppContext) -> Part:

@@ -1,4 +1,4 @@
-"""The console's Reports and Policies tabs: what a finished job found, and which policy serves."""
+"""The console's Policies tab: all policies, and which one serves."""
 
 from typing import Any
 
@@ -10,62 +10,7 @@ from annotate_app.pages import console_text as text
 from annotate_app.pages.console_parts import Part, actor, figure, on_click
 from storage.errors import UserError
 
-NOTHING = "No job has finished yet. Its report appears here."
 NUM_EVENTS = 12
-RATES = {
-    "win_rate_vs_parent": "vs parent",
-    "length_controlled_vs_parent": "vs parent, equal length",
-    "win_rate_vs_base": "vs base",
-}
-
-
-def build_reports(context: AppContext, problem: gr.Markdown) -> Part:
-    """The report of one job in words, tables and pictures."""
-    chosen = gr.Dropdown([], label="Job", elem_id="report-choice")
-    summary = gr.Markdown(elem_classes="sheet")
-    with gr.Row(equal_height=False):
-        with gr.Column(min_width=320):
-            evaluation = gr.Markdown(elem_classes="sheet")
-            rates = gr.Plot(label="Win rates the preference model expects on held-out prompts, 95 % interval", visible=False)
-        with gr.Column(min_width=320):
-            preference = gr.Markdown(elem_classes="sheet")
-            calibration = gr.Plot(label="Reliability of the preference model", visible=False)
-    examples = gr.Markdown(elem_classes="sheet", elem_id="examples")
-    times = gr.Plot(label="Seconds per stage", visible=False)
-    body = [summary, evaluation, rates, preference, calibration, examples, times]
-
-    def read() -> list[tuple[str, int]]:
-        jobs = [r for r in context.store.list_rounds() if r.status == "done" and context.rounds.report(r.number)]
-        return [(f"{r.kind} {r.number}, {r.created_at:%Y-%m-%d %H:%M} UTC", r.number) for r in jobs]
-
-    def draw(choices: list[tuple[str, int]]) -> list[Any]:
-        rounds = [number for label, number in choices if label.startswith("round")]
-        newest = next(iter(rounds), choices[0][1] if choices else None)
-        return [gr.update(choices=choices, value=newest), *show(newest)]
-
-    def show(number: int | None) -> list[Any]:
-        return _draw_report(context.rounds.report(int(number)) if number else None)
-
-    chosen.input(show, chosen, body, show_progress="hidden", api_visibility="private")
-    return Part(read, draw, [chosen, *body])
-
-
-def _draw_report(report: Any) -> list[Any]:
-    if not report:
-        return [NOTHING, "", figure(None), "", figure(None), "", figure(None)]
-    measured = report.get("evaluation", {})
-    rows = [(label, measured[key]) for key, label in RATES.items() if measured.get(key)]
-    bins = report.get("preference", {}).get("reliability", [])
-    seconds = {text.STAGE_NAMES.get(stage, str(stage)): value for stage, value in report.get("seconds", {}).items()}
-    return [
-        text.report_summary(report),
-        text.evaluation_table(report),
-        figure(charts.intervals(rows) if rows else None),
-        text.preference_table(report),
-        figure(charts.reliability(bins) if bins else None),
-        text.examples_table(report),
-        figure(charts.seconds_by_stage(seconds) if seconds else None),
-    ]
 
 
 def build_policies(context: AppContext, problem: gr.Markdown) -> Part:

@@ -148,96 +148,6 @@ def jobs_table(rounds: Sequence[Round]) -> str:
     return table(["job", "kind", "state", "started", "remark"], rows)
 
 
-def report_summary(report: Mapping[str, Any]) -> str:
-    """The head of a round report: the verdict in one sentence, what went in, what was picked and why."""
-    evaluation = report.get("evaluation", {})
-    passed = report.get("status") == "passed"
-    kind = plain(report.get("kind", "round")).capitalize()
-    lines = [f"### {kind} {report.get('number', '')}: {'passed' if passed else 'failed'}"]
-    lines += [f"- {plain(reason)}" for reason in report.get("reasons", [])]
-    if "win_rate_vs_parent" in evaluation:
-        lines.append(
-            f"The preference model expects the new policy to win **{interval(evaluation['win_rate_vs_parent'])}** against its "
-            f"parent and **{interval(evaluation.get('win_rate_vs_base'))}** against the base policy, on held-out prompts."
-        )
-    data = report.get("data", {})
-    if data:
-        verdicts = ", ".join(f"{count} {plain(name)}" for name, count in data.get("verdicts", {}).items())
-        lines.append(
-            f"Learnt from {data.get('num_judgments', 0)} judgments ({verdicts}) by {data.get('num_annotators', 0)} annotators on "
-            f"{data.get('num_prompts', 0)} prompts."
-        )
-    why = report.get("picked_why", {})
-    rows = [(name, _short(value), why.get(name, "")) for name, value in report.get("picked", {}).items()]
-    return "\n\n".join(lines) + ("\n\n" + table(["setting", "value", "why"], rows) if rows else "")
-
-
-def preference_table(report: Mapping[str, Any]) -> str:
-    """Held-out quality of each preference model and the intransitivity audit in words."""
-    preference = report.get("preference", {})
-    if not preference:
-        return ""
-    rows = [
-        (name + (" (selected)" if name == preference.get("selected") else ""), *(_short(m.get(k)) for k in _MODEL_COLUMNS))
-        for name, m in preference.get("models", {}).items()
-    ]
-    audit = report.get("audit", {}).get("sentence")
-    words = f"\n\n**Are preferences cyclic?** {plain(audit)}" if audit else ""
-    return "#### Preference model\n\n" + table(["model", "log loss", "accuracy", "Brier", "ECE"], rows) + words
-
-
-_MODEL_COLUMNS = ("log_loss", "accuracy", "brier", "ece")
-
-_EVALUATION_ROWS = (
-    ("win_rate_vs_parent", "win rate against the parent", True),
-    ("length_controlled_vs_parent", "the same at equal length", True),
-    ("win_rate_vs_base", "win rate against the base", True),
-    ("kl_to_parent_nats", "KL to the parent, nats", False),
-    ("kl_to_base_nats", "KL to the base, nats", False),
-)
-_UPDATE_ROWS = (
-    ("achieved_fraction", "achieved fraction of the target margins"),
-    ("train_r2", "R² of the margins, training prompts"),
-    ("heldout_r2", "R² of the margins, held-out prompts"),
-)
-
-
-def evaluation_table(report: Mapping[str, Any]) -> str:
-    """What was measured on held-out prompts, and how well the step was reached."""
-    evaluation = report.get("evaluation", {})
-    if not evaluation:
-        return ""
-    rows: list[tuple[str, str]] = [
-        (label, interval(evaluation[key], percent=percent)) for key, label, percent in _EVALUATION_ROWS if key in evaluation
-    ]
-    quality = evaluation.get("text_quality")
-    rows.append(("text quality (share of responses made of known sentences)", DASH if quality is None else f"{quality:.0%}"))
-    gap = evaluation.get("restricted_duality_gap")
-    if gap:
-        rows.append((f"restricted duality gap over {gap['search_set']}", f"{gap['value']:.3f}"))
-    tokens = evaluation.get("mean_tokens", {})
-    rows += [(f"mean length, {name}, tokens", f"{value:.0f}") for name, value in tokens.items()]
-    update = report.get("update", {})
-    rows += [(label, _short(update[key])) for key, label in _UPDATE_ROWS if update.get(key) is not None]
-    return "#### Evaluation\n\n" + table(["measure", "value (95 % interval)"], rows) + _meanings(report.get("meaning", {}))
-
-
-def _meanings(meaning: Mapping[str, str]) -> str:
-    """One line for each figure that the report explains."""
-    labels = dict(_UPDATE_ROWS) | {key: label for key, label, _ in _EVALUATION_ROWS} | {"text_quality": "text quality"}
-    lines = [f"- **{plain(labels.get(key, key))}**: {plain(sentence)}" for key, sentence in meaning.items()]
-    return "\n\n" + "\n".join(lines) if lines else ""
-
-
-def examples_table(report: Mapping[str, Any]) -> str:
-    """Held-out prompts answered by the parent and by the new policy, side by side."""
-    examples = report.get("examples", [])
-    if not examples:
-        return ""
-    rows = [(e["prompt"], e["before"], e["after"]) for e in examples]
-    return "#### Before and after\n\n" + table(["prompt", "parent", "new policy"], rows)
-
-
 def policies_rows(policies: Sequence[Policy], reports: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Rows of the policy table, newest first: name, status, parent, win rates, KL, made at."""
     by_id = {policy.id: policy for policy in policies}
@@ -260,9 +170,3 @@ def policies_rows(policies: Sequence[Policy], reports: Mapping[str, Mapping[str,
 
 
 POLICY_COLUMNS = ["policy", "status", "parent", "win rate vs parent", "win rate vs base", "KL to base", "made (UTC)"]
-
-
-def _short(value: object) -> str:
-    if value is None:
-        return DASH
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
