@@ -25,7 +25,7 @@ _UNIQUE: dict[type, tuple[str, str]] = {
 # record -> (fields, table in which each of their values must exist)
 _REFERENCES: dict[type, list[tuple[tuple[str, ...], str]]] = {
     Response: [(("prompt_id",), "prompts")],
-    Task: [(("prompt_id",), "prompts"), (("response_1_id", "response_2_id"), "responses")],
+    Task: [(("prompt_id",), "prompts"), (("response_1_id", "response_2_id", "more_response_ids"), "responses")],
 }
 
 
@@ -103,7 +103,7 @@ def _add(state: State, transaction: Transaction, records: list[Any]) -> int:
     if not new:
         return 0
     for names, referred in _REFERENCES.get(kind, ()):
-        _check_exist(transaction, referred, {getattr(record, name) for record in new for name in names})
+        _check_exist(transaction, referred, {i for record in new for name in names for i in _ids(getattr(record, name))})
     if kind in _UNIQUE:
         _check_unique(transaction, table, new, *_UNIQUE[kind])
     seqs = state.counters.take(transaction, table, len(new))
@@ -150,6 +150,10 @@ def _check_exist(transaction: Transaction, table: str, ids: set[str]) -> None:
         raise ValueError(f"unknown {table}: {[row['id'] for row in rows]}; add them before what refers to them")
 
 
+def _ids(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
+
+
 def _check_unique(transaction: Transaction, table: str, records: list[Any], name: str, words: str) -> None:
     values = [getattr(record, name) for record in records]
     taken = transaction.rows(f"SELECT {name} FROM {table} WHERE {name} IN (SELECT unnest($values))", {"values": values})
@@ -165,6 +169,8 @@ def _task_book(task: Task, seq: int) -> TaskBook:
         prompt_id=task.prompt_id,
         response_1_id=task.response_1_id,
         response_2_id=task.response_2_id,
+        more_response_ids=task.more_response_ids,
+        purpose=task.purpose,
         priority=task.priority,
         slots=[None] * task.wanted,
     )

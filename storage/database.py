@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import threading
 import time
@@ -39,6 +40,10 @@ class Database:
         self._owner = None if path == IN_MEMORY else _become_owner(path)
         try:
             self.connection = _connect(path)
+            if path != IN_MEMORY and _is_behind(self.connection, migrations):
+                self.connection.close()
+                _keep_copy(path)
+                self.connection = _connect(path)
             self.schema_version = migrate(self.connection, migrations)
         except BaseException:
             self._release()
@@ -98,6 +103,26 @@ def fetch_rows(connection: duckdb.DuckDBPyConnection, sql: str, params: Any = No
     return fetch_table(connection, sql, params).to_pylist()
 
 
+def _is_behind(connection: duckdb.DuckDBPyConnection, migrations: Path) -> bool:
+    """A database with rows whose schema is older than the newest migration."""
+    known = "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'schema_migrations'"
+    if connection.execute(known).fetchall() == [(0,)]:
+        return False
+    [(version,)] = connection.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchall()
+    return 0 < version < max(_numbered(migrations), default=0)
+
+
+def _keep_copy(path: Path) -> None:
+    """The closed database as it is before its schema changes, under ``backups/``."""
+    folder = path.parent / "backups"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(path, folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-before-migration.duckdb")
+
+
+def _numbered(migrations: Path) -> dict[int, Path]:
+    return {int(path.name.split("_")[0]): path for path in sorted(migrations.glob("*.sql"))}
+
+
 def migrate(connection: duckdb.DuckDBPyConnection, migrations: Path = MIGRATIONS) -> int:
     """Apply the numbered files that are missing, one transaction each, and return the schema's version.
 
@@ -108,7 +133,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, migrations: Path = MIGRATIONS
         " (version INTEGER PRIMARY KEY, name VARCHAR, sha256 VARCHAR, applied_at TIMESTAMPTZ)"
     )
     applied = dict(connection.execute("SELECT version, sha256 FROM schema_migrations").fetchall())
-    files = {int(path.name.split("_")[0]): path for path in sorted(migrations.glob("*.sql"))}
+    files = _numbered(migrations)
     newest = max(files, default=0)
     if applied and max(applied) > newest:
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage import content, labelling, reading
+from storage import content, corrections, labelling, reading
 from storage.accounts import load_accounts
 from storage.backup import back_up
 from storage.campaign import Campaign, build_campaign
@@ -131,7 +131,10 @@ class DuckDBStore:
         return labelling.submit(self._state, judgment, annotator_id=annotator_id)
 
     def withdraw(self, judgment_id: str, *, annotator_id: str) -> LeasedPair | None:
-        return labelling.withdraw(self._state, judgment_id, annotator_id=annotator_id)
+        return corrections.withdraw(self._state, judgment_id, annotator_id=annotator_id)
+
+    def correct(self, judgment: JudgmentInput, *, annotator_id: str) -> SubmitResult:
+        return corrections.correct(self._state, judgment, annotator_id=annotator_id)
 
     # Reading
 

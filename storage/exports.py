@@ -27,8 +27,14 @@ MESSAGES = pa.list_(MESSAGE)
 
 
 def raw(query: Query) -> pa.Table:
-    """Every judgment as it was made, skips and taken-back ones too (``standing`` says which still count)."""
-    return query("SELECT * FROM all_judgments WHERE seq > $after AND seq <= $until ORDER BY seq")
+    """Every judgment as it was made, skips and taken-back ones too (``standing`` says which still count). Of a ranking, its
+    pairs: ``ranking_id`` says which belong together. Training pairs are left out."""
+    return query(f"{_EVERY} AND purpose <> 'gold' ORDER BY seq, judgment_id")
+
+
+def training(query: Query) -> pa.Table:
+    """What ``raw`` leaves out: the judgments of training pairs."""
+    return query(f"{_EVERY} AND purpose = 'gold' ORDER BY seq, judgment_id")
 
 
 def trl(query: Query) -> pa.Table:
@@ -55,6 +61,7 @@ def arena(query: Query) -> pa.Table:
 
 EXPORT_FORMATS: dict[str, Format] = {
     "raw": raw,
+    "training": training,
     "trl": trl,
     "trl-implicit": trl_implicit,
     "unpaired": unpaired,
@@ -134,8 +141,8 @@ def _write_dataset(store: Store, folder: Path) -> int:
 
 
 def _card(store: Store, num_rows: int) -> str:
-    facts = store.query("SELECT count(*) AS made, count(DISTINCT annotator_id) AS people FROM standing").to_pylist()[0]
-    verdicts = store.query("SELECT verdict, count(*) AS n FROM standing GROUP BY verdict ORDER BY verdict").to_pylist()
+    facts = store.query("SELECT count(*) AS made, count(DISTINCT annotator_id) AS people FROM judged_pairs").to_pylist()[0]
+    verdicts = store.query("SELECT verdict, count(*) AS n FROM judged_pairs GROUP BY verdict ORDER BY verdict").to_pylist()
     table = "\n".join(f"| {row['verdict']} | {row['n']} |" for row in verdicts)
     return _CARD.format(num_rows=num_rows, verdicts=table, **facts)
 
@@ -163,8 +170,9 @@ _A, _B = _conversation("a"), _conversation("b")
 _CHOSEN = f"CASE verdict WHEN 'a' THEN {_A} ELSE {_B} END"
 _REJECTED = f"CASE verdict WHEN 'a' THEN {_B} ELSE {_A} END"
 _IDS = "judgment_id, strength"
+_EVERY = "SELECT * FROM all_judgments WHERE seq > $after AND seq <= $until"
 _WINDOW = "FROM standing_judgments WHERE seq > $after AND seq <= $until"
-_DECIDED = f"{_WINDOW} AND verdict IN ('a', 'b') ORDER BY seq"
+_DECIDED = f"{_WINDOW} AND verdict IN ('a', 'b') ORDER BY seq, judgment_id"
 _UNPAIRED = f"""
     WITH sides AS (
         SELECT seq, 1 AS side, messages AS prompt, {_A} AS completion, verdict = 'a' AS label, judgment_id {_WINDOW}
@@ -172,14 +180,14 @@ _UNPAIRED = f"""
         UNION ALL
         SELECT seq, 2 AS side, messages AS prompt, {_B} AS completion, verdict = 'b' AS label, judgment_id {_WINDOW}
             AND verdict IN ('a', 'b', 'both_bad'))
-    SELECT prompt, completion, label, judgment_id FROM sides ORDER BY seq, side
+    SELECT prompt, completion, label, judgment_id FROM sides ORDER BY seq, judgment_id, side
 """
 _ARENA = f"""
     SELECT judgment_id AS question_id, model_a, model_b,
            CASE verdict WHEN 'a' THEN 'model_a' WHEN 'b' THEN 'model_b' WHEN 'tie' THEN 'tie' ELSE 'tie (bothbad)' END AS winner,
            annotator_id AS judge, messages || {_A} AS conversation_a, messages || {_B} AS conversation_b,
            CAST(len([m FOR m IN messages || {_A} IF m.role = 'user']) AS INTEGER) AS turn, epoch(submitted_at) AS tstamp
-    {_WINDOW} AND verdict <> 'skip' ORDER BY seq
+    {_WINDOW} AND verdict <> 'skip' ORDER BY seq, judgment_id
 """
 _CARD = """---
 configs:

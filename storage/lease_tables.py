@@ -8,7 +8,7 @@ from storage.database import fetch_rows
 from storage.leases import FILLED, Lease, LeaseBook, TaskBook
 
 _TASKS = """
-    SELECT id, seq, prompt_id, response_1_id, response_2_id, priority, wanted,
+    SELECT id, seq, prompt_id, response_1_id, response_2_id, more_response_ids, purpose, priority, wanted,
            id IN (SELECT subject FROM events WHERE kind = 'task.closed') AS closed
     FROM tasks ORDER BY seq
 """
@@ -41,7 +41,7 @@ def load_lease_book(connection: duckdb.DuckDBPyConnection) -> LeaseBook:
     for row in fetch_rows(connection, _HOLDERS):
         verdict = row.pop("verdict")
         row.pop("seq")
-        lease = Lease(**row)
+        lease = Lease(more_response_ids=tuple(row.pop("more_response_ids")), **row)
         if verdict is None:
             book.issue(lease)
         elif verdict != "skip":
@@ -61,6 +61,8 @@ def _task(row: dict[str, Any]) -> TaskBook:
         prompt_id=row["prompt_id"],
         response_1_id=row["response_1_id"],
         response_2_id=row["response_2_id"],
+        more_response_ids=tuple(row["more_response_ids"]),
+        purpose=row["purpose"],
         priority=row["priority"],
         slots=[None] * row["wanted"],
         closed=row["closed"],

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from storage.records import Purpose
+
 FILLED = "filled"
 
 Undo = Callable[[], None]
@@ -26,6 +28,11 @@ class Lease:
     issued_at: datetime
     expires_at: datetime
     supersedes: str | None = None
+    more_response_ids: tuple[str, ...] = ()
+
+    @property
+    def shown_ids(self) -> tuple[str, ...]:
+        return self.response_a_id, self.response_b_id, *self.more_response_ids
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,6 +46,8 @@ class TaskBook:
     response_2_id: str
     priority: float
     slots: list[str | None]
+    purpose: Purpose = "label"
+    more_response_ids: tuple[str, ...] = ()
     closed: bool = False
     num_made: dict[str, int] = field(default_factory=dict)  # annotator -> judgments of this task ever made
     done: set[str] = field(default_factory=set)  # annotators with a standing judgment or skip

@@ -41,7 +41,7 @@ def list_judgments(state: State, *, annotator_id: str | None, limit: int | None)
 
 
 def count_judgments(state: State, *, since_seq: int, decided_only: bool) -> int:
-    sql = "SELECT count(*) AS n FROM standing WHERE seq > $since AND (NOT $decided OR verdict IN ('a', 'b'))"
+    sql = "SELECT count(*) AS n FROM judged_pairs WHERE seq > $since AND (NOT $decided OR verdict IN ('a', 'b'))"
     return state.database.rows(sql, {"since": since_seq, "decided": decided_only})[0]["n"]
 
 
@@ -83,21 +83,22 @@ def _iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat()
 
 
-# Times and sides of imported judgments are not ours: they are counted, but not timed.
+# Times and sides of imported judgments are not ours: they are counted, but not timed. A ranking counts as its pairs, timed once.
 _COUNTS = """
-    WITH ours AS (SELECT standing.* FROM standing SEMI JOIN annotators
-                  ON annotators.id = standing.annotator_id AND annotators.kind <> 'imported')
+    WITH ours AS (SELECT judged_pairs.* FROM judged_pairs SEMI JOIN annotators
+                  ON annotators.id = judged_pairs.annotator_id AND annotators.kind <> 'imported')
     SELECT (SELECT count(*) FROM prompts) AS prompts,
            (SELECT count(*) FROM responses) AS responses,
            (SELECT count(*) FROM task_status WHERE NOT closed AND num_made < wanted) AS tasks_open,
-           (SELECT count(*) FROM standing) AS judgments,
+           (SELECT count(*) FROM judged_pairs) AS judgments,
            (SELECT count(DISTINCT annotator_id) FROM ours WHERE submitted_at > $hour_ago) AS annotators_active_1h,
-           (SELECT median(epoch(submitted_at) - epoch(shown_at)) FROM ours) AS median_seconds_per_judgment,
+           (SELECT median(epoch(submitted_at) - epoch(shown_at)) FROM ours
+            WHERE ranking_id IS NULL OR id = ranking_id || '-1-2') AS median_seconds_per_judgment,
            (SELECT avg(CAST(verdict = 'a' AS INTEGER)) FROM ours WHERE verdict IN ('a', 'b')) AS first_shown_wins
 """
-_VERDICTS = "SELECT verdict, count(*) AS n FROM standing GROUP BY verdict"
+_VERDICTS = "SELECT verdict, count(*) AS n FROM judged_pairs GROUP BY verdict"
 _PER_HOUR = """
-    SELECT date_trunc('hour', submitted_at) AS hour, count(*) AS n FROM standing
+    SELECT date_trunc('hour', submitted_at) AS hour, count(*) AS n FROM judged_pairs
     WHERE submitted_at > $since GROUP BY hour ORDER BY hour
 """
 _BY_ANNOTATOR = """
@@ -105,5 +106,6 @@ _BY_ANNOTATOR = """
            count(*) FILTER (verdict <> 'skip') AS judgments, count(*) FILTER (verdict = 'skip') AS skips,
            median(epoch(submitted_at) - epoch(shown_at)) AS median_seconds, max(submitted_at) AS last_at
     FROM standing JOIN annotators ON annotators.id = standing.annotator_id
+    JOIN tasks ON tasks.id = standing.task_id AND tasks.purpose <> 'gold'
     GROUP BY ALL ORDER BY judgments DESC, handle
 """

@@ -68,6 +68,7 @@ class Task:
     prompt_id: str
     response_1_id: str
     response_2_id: str
+    more_response_ids: tuple[str, ...] = ()  # of a task that ranks more than two
     purpose: Purpose = "label"
     priority: float = 0.0  # larger first
     wanted: int = 1  # judgments by different annotators
@@ -79,7 +80,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedPair:
-    """A pair handed to one annotator until ``expires_at``; a and b are the order shown."""
+    """A pair handed to one annotator until ``expires_at``; a and b are the order shown, ``more`` comes after them."""
 
     lease_id: str
     task_id: str
@@ -89,9 +90,22 @@ class LeasedPair:
     response_b_id: str
     response_a: str
     response_b: str
+    more_response_ids: tuple[str, ...] = ()
+    more_responses: tuple[str, ...] = ()
+    purpose: Purpose = "label"
     issued_at: datetime
     expires_at: datetime
     supersedes: str | None = None  # id of the withdrawn judgment this lease is meant to replace (undo)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """A marked part of a response's plain text, characters ``start`` to before ``end``."""
+
+    side: Literal["a", "b"]
+    start: int
+    end: int
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +115,12 @@ class JudgmentInput:
     lease_id: str
     verdict: Verdict
     strength: int | None = None  # 0-3
-    aspects: dict[str, int] = field(default_factory=dict)
+    aspects: dict[str, int] = field(default_factory=dict)  # -3 to 3, above 0 where a is better
     rationale: str | None = None
     reasons: tuple[str, ...] = ()  # reason tags; for a skip, why
     edited_text: str | None = None
+    spans: tuple[Span, ...] = ()
+    ranking: tuple[tuple[str, ...], ...] | None = None  # letters shown, best first, ties together; None of a pair
     shown_at: datetime | None = None
 
 
@@ -126,6 +142,13 @@ class Judgment:
     shown_at: datetime | None
     submitted_at: datetime
     supersedes: str | None
+    spans: tuple[Span, ...] = ()
+    more_response_ids: tuple[str, ...] = ()  # in the order shown, after a and b
+    ranking: tuple[tuple[str, ...], ...] | None = None  # response ids, best first, ties together; verdict is that of a and b
+
+    @property
+    def shown_ids(self) -> tuple[str, ...]:
+        return self.response_a_id, self.response_b_id, *self.more_response_ids
 
 
 SubmitStatus = Literal["stored", "duplicate", "conflict", "expired", "unknown"]

@@ -154,15 +154,15 @@ def _versions() -> dict[str, str]:
 _JUDGMENTS = """
     SELECT j.id AS judgment_id, j.prompt_id, j.response_a_id, j.response_b_id, j.verdict, j.strength, j.rationale, j.aspects,
            j.annotator_id, tasks.purpose, tasks.selection_rule, tasks.selection_prob, j.submitted_at
-    FROM standing j
+    FROM judged_pairs j
     JOIN tasks ON tasks.id = j.task_id
     JOIN annotators ON annotators.id = j.annotator_id
     WHERE $with_imported OR annotators.kind <> 'imported'
-    ORDER BY j.seq
+    ORDER BY j.seq, j.id
 """
 _PROMPTS = """
     WITH judged AS (
-        SELECT DISTINCT j.prompt_id FROM standing j JOIN annotators ON annotators.id = j.annotator_id
+        SELECT DISTINCT j.prompt_id FROM judged_pairs j JOIN annotators ON annotators.id = j.annotator_id
         WHERE $judged AND ($with_imported OR annotators.kind <> 'imported')),
     numbered AS (SELECT *, row_number() OVER (PARTITION BY split ORDER BY seq) AS place FROM prompts)
     SELECT id AS prompt_id, messages, split, source, tags FROM numbered
@@ -173,12 +173,12 @@ _PROMPTS = """
 # response by editing it is a demonstration; no policy wrote it.
 _RESPONSES = """
     WITH judged AS (
-        SELECT j.response_a_id, j.response_b_id FROM standing j JOIN annotators ON annotators.id = j.annotator_id
+        SELECT j.response_a_id, j.response_b_id FROM judged_pairs j JOIN annotators ON annotators.id = j.annotator_id
         WHERE $with_imported OR annotators.kind <> 'imported'),
     needed AS (SELECT response_a_id AS id FROM judged UNION SELECT response_b_id FROM judged
                UNION SELECT id FROM responses WHERE policy_id = $parent AND role = 'candidate'),
     edited AS (
-        SELECT j.* FROM standing j JOIN annotators ON annotators.id = j.annotator_id
+        SELECT j.* FROM judged_pairs j JOIN annotators ON annotators.id = j.annotator_id
         WHERE ($with_imported OR annotators.kind <> 'imported') AND trim(j.edited_text) <> '')
     SELECT r.id AS response_id, r.prompt_id, r.policy_id,
            coalesce(array_to_string([m.content FOR m IN written.context], E'\\n\\n') || E'\\n\\n', '') || r.text AS text,

@@ -83,8 +83,13 @@ class Store(Protocol):
         """Undo: take back one's own judgment and get its pair again, same sides, ``supersedes`` set.
 
         Asked again while that pair is unanswered: the same lease (a retry). None if the judgment is unknown, not theirs,
-        imported, withdrawn and answered anew, or a skip whose place somebody else has taken meanwhile.
+        imported, withdrawn and answered anew, a training pair's, or a skip whose place somebody else has taken meanwhile.
         """
+        ...
+
+    def correct(self, judgment: JudgmentInput, *, annotator_id: str) -> SubmitResult:
+        """Replace one's own judgment, named by ``lease_id``, in one transaction: stored, duplicate (the same correction
+        again) or unknown (where ``withdraw`` would give None, and where it was replaced by something else)."""
         ...
 
     # Reading.

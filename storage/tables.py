@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cache
 from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from storage.contract.schemas import MESSAGE
-from storage.records import Annotator, Event, Judgment, Message, Policy, Prompt, Response, Round, Task, Token, User
+from storage.records import Annotator, Event, Judgment, Message, Policy, Prompt, Response, Round, Span, Task, Token, User
 
 R = TypeVar("R")
 
@@ -36,17 +36,18 @@ SCHEMAS: dict[str, pa.Schema] = {
     "tasks": _schema(
         "prompt_id", "response_1_id", "response_2_id", "purpose", ("priority", _REAL), ("wanted", _INT),
         "selection_rule", ("selection_score", _REAL), ("selection_prob", _REAL), ("created_at", _TIME),
+        ("more_response_ids", _TEXTS),
     ),
     "annotators": _schema("handle", "kind", ("created_at", _TIME)),
     "leases": _schema(
         "task_id", "annotator_id", ("slot", _INT), "response_a_id", "response_b_id", ("issued_at", _TIME),
-        ("expires_at", _TIME), "supersedes",
+        ("expires_at", _TIME), "supersedes", ("more_response_ids", _TEXTS),
     ),
     "renewals": pa.schema([("lease_id", _TEXT), ("renewed_at", _TIME), ("expires_at", _TIME)]),
     "judgments": _schema(
         "task_id", "annotator_id", ("revision", _INT), "prompt_id", "response_a_id", "response_b_id", "verdict",
         ("strength", _INT), "aspects", "rationale", ("reasons", _TEXTS), "edited_text", ("shown_at", _TIME),
-        ("submitted_at", _TIME), "supersedes",
+        ("submitted_at", _TIME), "supersedes", ("more_response_ids", _TEXTS), "ranking", "spans",
     ),
     "users": _schema("name", "role", "annotator_id", ("created_at", _TIME)),
     "tokens": _schema(
@@ -72,7 +73,7 @@ TABLE_OF: dict[type, str] = {
 }
 
 _JSON_FIELDS = {"auxiliary", "sampler", "aspects", "settings", "data"}
-_TUPLE_FIELDS = {"tags", "token_ids", "reasons"}
+_TUPLE_FIELDS = {"tags", "token_ids", "reasons", "more_response_ids"}
 
 
 def to_row(record: Any, **more: Any) -> list[Any]:
@@ -98,16 +99,31 @@ def _encode(name: str, value: Any) -> Any:
         return json.dumps(value, ensure_ascii=False, sort_keys=True)
     if name == "messages":
         return [{"role": message.role, "content": message.content} for message in value]
+    if name == "spans":
+        return json.dumps([asdict(span) for span in value], ensure_ascii=False) if value else "[]"
+    if name == "ranking":
+        return None if value is None else json.dumps(value)
     return list(value) if isinstance(value, tuple) else value
 
 
 def _decoder(name: str) -> Callable[[Any], Any]:
     if name in _JSON_FIELDS:
         return json.loads
-    if name == "messages":
-        return messages_of
+    if name in _DECODERS:
+        return _DECODERS[name]
     return (lambda value: None if value is None else tuple(value)) if name in _TUPLE_FIELDS else (lambda value: value)
 
 
 def messages_of(value: list[dict[str, str]]) -> tuple[Message, ...]:
     return tuple(Message(role=message["role"], content=message["content"]) for message in value)
+
+
+def _spans_of(value: str) -> tuple[Span, ...]:
+    return tuple(Span(**span) for span in json.loads(value))
+
+
+def _ranking_of(value: str | None) -> tuple[tuple[str, ...], ...] | None:
+    return None if value is None else tuple(tuple(group) for group in json.loads(value))
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {"messages": messages_of, "spans": _spans_of, "ranking": _ranking_of}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from storage.campaign import Campaign
 from storage.contract.schemas import JUDGMENTS, PROMPTS, RESPONSES
 from storage.contract.sealing import read_manifest
 from storage.contract.settings import build_settings, load_settings
@@ -38,6 +39,7 @@ def store():
     for verdict in ("a", "b", "a", "tie"):
         judge(store, "ann0", verdict, strength=2)
     judge(store, "ann1", "skip")
+    store.set_campaign(Campaign(aspects=("helpful", "short")), actor="rosa")
     judge(store, "ann1", "a", rationale="Says why", aspects={"helpful": 1, "short": -1})
     yield store
     store.close()

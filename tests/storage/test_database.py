@@ -82,6 +82,21 @@ def test_files_can_be_read_by_the_version_before(tmp_path):
     assert tags["storage_version"].startswith("v1.5.0")
 
 
+# What a database of schema 1 held: two pairs of one prompt, the first judged.
+FIRST_VERSION_ROWS = """
+    INSERT INTO prompts VALUES ('q', 1, [{'role': 'user', 'content': 'Hi?'}], 'train', 'test', [], now());
+    INSERT INTO responses VALUES ('r1', 1, 'q', 'p', 'One.', NULL, NULL, 'stop', '{}', NULL, 'candidate', now()),
+                                 ('r2', 2, 'q', 'p', 'Two.', NULL, NULL, 'stop', '{}', NULL, 'candidate', now()),
+                                 ('r3', 3, 'q', 'p', 'Three.', NULL, NULL, 'stop', '{}', NULL, 'candidate', now());
+    INSERT INTO tasks VALUES ('t1', 1, 'q', 'r1', 'r2', 'label', 1, 1, 'random', NULL, 0.5, now()),
+                             ('t2', 2, 'q', 'r1', 'r3', 'label', 0, 1, 'random', NULL, 0.5, now());
+    INSERT INTO annotators VALUES ('ann', 1, 'Ann', 'human', now());
+    INSERT INTO leases VALUES ('lease-1', 1, 't1', 'ann', 0, 'r1', 'r2', now(), now(), NULL);
+    INSERT INTO judgments VALUES
+        ('lease-1', 1, 't1', 'ann', 0, 'q', 'r1', 'r2', 'a', 2, '{}', NULL, [], NULL, NULL, now(), NULL);
+"""
+
+
 @pytest.fixture
 def migrations(tmp_path):
     folder = tmp_path / "migrations"
@@ -105,7 +120,8 @@ def test_a_migration_that_fails_leaves_nothing(tmp_path, migrations):
     (migrations / "0002_broken.sql").write_text("CREATE TABLE note (text VARCHAR); INSERT INTO nowhere VALUES (1);")
     with pytest.raises(duckdb.Error):
         Database(tmp_path / "db", migrations=migrations)
-    database = Database(tmp_path / "db")
+    (migrations / "0002_broken.sql").unlink()
+    database = Database(tmp_path / "db", migrations=migrations)
     assert database.schema_version == 1
     assert database.rows("SELECT 1 AS x FROM duckdb_tables() WHERE table_name = 'note'") == []
     database.close()
@@ -122,13 +138,37 @@ def test_an_edited_migration_is_refused(tmp_path, migrations):
 def test_a_database_of_a_newer_version_is_refused(tmp_path, migrations):
     (migrations / "0002_note.sql").write_text("CREATE TABLE note (text VARCHAR);")
     Database(tmp_path / "db", migrations=migrations).close()
+    (migrations / "0002_note.sql").unlink()
     with pytest.raises(UserError, match="has schema 2, this version of nashloop knows only up to 1"):
-        Database(tmp_path / "db")
+        Database(tmp_path / "db", migrations=migrations)
+
+
+def test_a_database_of_the_first_version_is_migrated_with_all_its_rows_and_a_copy_is_kept(tmp_path, migrations):
+    Database(tmp_path / "db", migrations=migrations).close()
+    with duckdb.connect(str(tmp_path / "db")) as connection:
+        connection.execute(FIRST_VERSION_ROWS)
+    store = open_store(tmp_path / "db")
+    [kept] = store.list_judgments()
+    assert (kept.id, kept.verdict, kept.spans, kept.ranking, kept.more_response_ids) == ("lease-1", "a", (), None, ())
+    assert [(row["judgment_id"], row["ranking_id"]) for row in store.query("SELECT * FROM standing_judgments").to_pylist()] == [
+        ("lease-1", None)
+    ]
+    [pair] = store.lease("ann", 1)  # t1 is judged, t2 is free
+    assert (pair.task_id, pair.purpose, pair.more_responses) == ("t2", "label", ())
+    again = store.withdraw("lease-1", annotator_id="ann")
+    assert again is not None and again.response_a == "One."
+    store.close()
+    [copy] = (tmp_path / "backups").iterdir()
+    before = Database(copy, migrations=migrations)
+    assert (before.schema_version, before.rows("SELECT count(*) AS n FROM judgments")) == (1, [{"n": 1}])
+    before.close()
+    open_store(tmp_path / "db").close()
+    assert len(list((tmp_path / "backups").glob("*.duckdb"))) == 1
 
 
 def test_health_says_what_is_open(tmp_path):
     store = open_store(tmp_path / "db")
-    assert store.health() == {"writer": True, "queue": 0, "schema": 1, "path": str(tmp_path / "db")}
+    assert store.health() == {"writer": True, "queue": 0, "schema": 2, "path": str(tmp_path / "db")}
     store.close()
     assert store.health()["writer"] is False
     store.close()  # again does nothing
@@ -182,7 +222,7 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path):
         used = sum(p.stat().st_size for p in Path(sys.argv[1]).parent.iterdir())
         resource.setrlimit(resource.RLIMIT_FSIZE, (used + 20_000, resource.RLIM_INFINITY))
         try:
-            store.add_prompts([make_prompt(f"big{i}", text="x" * 5000) for i in range(200)])
+            store.add_prompts([make_prompt(f"big{i}", text="x" * 20_000) for i in range(200)])
         except UserError as error:
             print(error)
         print(store.count_judgments(), len(store.list_prompts()))

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import storage.exports as exports
+from storage.campaign import Campaign
 from storage.duckdb_store import open_store
 from storage.errors import UserError
 from storage.exports import EXPORT_FORMATS, write_export
@@ -18,15 +19,17 @@ from storage.records import Annotator, JudgmentInput
 from tests.storage.builders import START, Clock, fill, judge, make_policy, make_prompt, make_response, make_task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = [name for name in EXPORT_FORMATS if name != "hf"]
+FILES = [name for name in EXPORT_FORMATS if name not in ("hf", "training")]
 
 
 @pytest.fixture
 def judged(monkeypatch):
     """One judgment of every verdict, one taken back and made anew, one imported with turns in between; fixed ids."""
     numbers = iter(range(1, 100))
-    monkeypatch.setattr("storage.labelling.new_id", lambda: f"lease-{next(numbers)}")
+    for module in ("labelling", "corrections"):
+        monkeypatch.setattr(f"storage.{module}.new_id", lambda: f"lease-{next(numbers)}")
     store = open_store(clock=Clock(), rng=FixedSides())
+    store.set_campaign(Campaign(aspects=("honest",)), actor="rosa")
     fill(store, num_tasks=6, num_annotators=2)
     store.add_policy(make_policy(1))
     store.add_responses([make_response("q6-1", "q0", policy_id="policy1", text="Antwort:\n\n- **größer** 🙂")])

@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from storage.campaign import Campaign
 from storage.errors import UserError
-from storage.records import Annotator, Judgment, JudgmentInput, Round, Token, User
+from storage.records import Annotator, Judgment, JudgmentInput, Round, Span, Token, User
 from tests.storage.builders import START, fill, judge, make_policy, make_prompt, make_response, make_task
 
 LEASE_SECONDS = 600  # as in conftest
@@ -174,11 +175,13 @@ def test_closed_tasks_give_no_leases_but_take_the_answers_of_those_given(store):
 
 def test_submit_keeps_everything_that_was_said(store, clock):
     fill(store)
+    store.set_campaign(Campaign(aspects=("helpful",)), actor="rosa")
     [pair] = store.lease("ann0", 1)
     clock.advance(9)
+    spans = (Span(side="b", start=0, end=6, note="good"), Span(side="a", start=3, end=4))
     said = answer(
         pair.lease_id, "b", strength=3, aspects={"helpful": 2}, rationale="Ünclear", reasons=("short", "wrong"),
-        edited_text="better", shown_at=START,
+        edited_text="better", spans=spans, shown_at=START,
     )  # fmt: skip
     result = store.submit(said, annotator_id="ann0")
     assert result.status == "stored"
@@ -186,7 +189,7 @@ def test_submit_keeps_everything_that_was_said(store, clock):
         id=pair.lease_id, seq=1, task_id="t0", annotator_id="ann0", prompt_id="q0", response_a_id=pair.response_a_id,
         response_b_id=pair.response_b_id, verdict="b", strength=3, aspects={"helpful": 2}, rationale="Ünclear",
         reasons=("short", "wrong"), edited_text="better", shown_at=START, submitted_at=START + timedelta(seconds=9),
-        supersedes=None,
+        supersedes=None, spans=spans,
     )  # fmt: skip
     assert store.list_judgments() == [result.judgment]
     assert store.get_judgment(pair.lease_id) == result.judgment
@@ -355,6 +358,7 @@ def test_a_lease_is_resumed_whole_after_opening_again(reopen):
 def test_a_duplicate_is_recognised_after_opening_again(reopen):
     store = reopen()
     fill(store)
+    store.set_campaign(Campaign(aspects=("clear",)), actor="rosa")
     made = judge(store, "ann0", "b", strength=2, reasons=("x",), aspects={"clear": 1})
     store = reopen()
     said = answer(made, "b", strength=2, reasons=("x",), aspects={"clear": 1})
