@@ -25,6 +25,7 @@ from online_learner.preference_models.backbone import Tuning
 from online_learner.preference_models.fit import FitData, compare
 from online_learner.preference_models.observations import VERDICT_SIGN
 from online_learner.preference_models.registry import PREFERENCE_MODELS, TEXT_MODELS
+from online_learner.preference_models.reward_voting import LABEL_MAPS
 from online_learner.preference_models.text_fit import Encoder, TextPreference, fit_text_model
 from online_learner.preference_models.text_models import TextModel
 from storage.errors import UserError
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["head", "backbone"],
         default="head",
         help="fit heads on the frozen encoder's features (default), or train LoRA on the encoder with them (slow on a CPU)",
+    )
+    parser.add_argument(
+        "--label-map",
+        choices=LABEL_MAPS,
+        default="none",
+        help="labels that an ensemble votes against are turned (flip) or count less (soften) in the fit of heads",
     )
     parser.add_argument("--epochs", type=int, default=3, help="most epochs tried with --tune backbone (default: 3)")
     parser.add_argument("--shots", type=int, default=4, help="labelled pairs of the annotator that few_shot reads (default: 4)")
@@ -108,6 +115,8 @@ def _fit(
     unknown = [name for name in args.models if name not in PREFERENCE_MODELS and name not in TEXT_MODELS]
     if unknown:
         raise UserError(f"Preference models {unknown} are unknown. Choose from {[*PREFERENCE_MODELS, *TEXT_MODELS]}.")
+    if args.tune == "backbone" and args.label_map != "none":
+        raise UserError(f"--label-map {args.label_map} maps labels for heads on frozen features. Leave out --tune backbone.")
     tuning = Tuning(epochs=args.epochs) if args.tune == "backbone" else None
     fits: dict[str, tuple[TextPreference, Tensor]] = {}
     first: FitData | None = None
@@ -117,7 +126,9 @@ def _fit(
         _say(f"fitting {name} on {len(pairs)} pairs")
         model = TEXT_MODELS[name] if name in TEXT_MODELS else TextModel(family=PREFERENCE_MODELS[name], reads="responses")
         model = replace(model, shots=args.shots) if model.shots else model
-        fit, losses, data = fit_text_model(model, encoder, pairs, seed=args.seed, tuning=tuning, progress=_say)
+        fit, losses, data = fit_text_model(
+            model, encoder, pairs, seed=args.seed, tuning=tuning, progress=_say, label_map=args.label_map
+        )
         fits[name], first = (fit, losses), first or data
     assert first is not None  # argparse wants at least one name
     return fits, first

@@ -61,6 +61,7 @@ def preference_stage(job: Job, out: Path) -> None:
         models=preference.models,
         num_heads=preference.num_heads,
         min_judgments=preference.min_judgments,
+        label_map=preference.label_map,
     )
     fitted.save(out / "preference_model")
     chosen = fitted.report["models"][fitted.name]

@@ -50,12 +50,15 @@ def fit_and_audit(
     num_heads: int = 8,
     min_judgments: int = 20,
     position_bias: bool = True,
+    label_map: str = "none",
 ) -> tuple[FittedPreference, dict[str, Any]]:
     """``fit_preference_models`` and the audit of its candidates, without fitting anything twice.
 
     Judgments that the audit calls cyclic are modelled by bt_gpm, also where held-out loss alone had not chosen it.
     """
-    data = prepare(features_of, judgments, seed=seed, min_judgments=min_judgments, position_bias=position_bias)
+    data = prepare(
+        features_of, judgments, seed=seed, min_judgments=min_judgments, position_bias=position_bias, label_map=label_map
+    )
     candidates = fit_candidates(data, models, num_heads)
     audit = audit_intransitivity(data, candidates, list(features_of))
     return choose(candidates, audit), audit

@@ -31,6 +31,7 @@ from online_learner.preference_models.likelihood import (
 from online_learner.preference_models.observations import encode_judgments
 from online_learner.preference_models.registry import PREFERENCE_MODELS
 from online_learner.preference_models.resampling import bootstrap_weights, prompt_folds
+from online_learner.preference_models.reward_voting import label_strengths, mapped_answers
 from online_learner.seeds import stream
 from storage.errors import UserError
 
@@ -40,7 +41,11 @@ MAX_FOLD_HEADS = 4  # heads per fold behind held-out predictions; more changes t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitData:
-    """What all candidates are fitted on: standardised features (R, d), observations, and the fold (n,) of each."""
+    """What all candidates are fitted on: standardised features (R, d), observations, and the fold (n,) of each.
+
+    label_map: what the fit makes of labels that look wrong, one of reward_voting.LABEL_MAPS. Held-out figures are on the labels
+    as they were given.
+    """
 
     features: Tensor
     mean: Tensor
@@ -49,6 +54,7 @@ class FitData:
     fold: Tensor
     num_folds: int
     seed: int
+    label_map: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +107,7 @@ def prepare(
     num_folds: int = 5,
     min_judgments: int = 20,
     position_bias: bool = True,
+    label_map: str = "none",
 ) -> FitData:
     """Standardise features, encode judgments and deal prompts into folds."""
     row_of = {response_id: row for row, response_id in enumerate(features_of)}
@@ -131,6 +138,7 @@ def prepare(
         fold=fold,
         num_folds=num_folds,
         seed=seed,
+        label_map=label_map,
     )
 
 
@@ -242,12 +250,22 @@ def fit_family(family: PreferenceFamily, data: FitData, num_heads: int) -> tuple
     penalties = torch.tensor(ridge).expand(len(weights), -1)
     start = stream(data.seed, "start")
     fits = fit_heads(family, data.features, observations, weights, penalties, start)
+    if data.label_map != "none":
+        strength, _ = label_strengths(_own_votes(fits, data, fold_heads), observations.verdict)
+        answers = mapped_answers(data.label_map, observations, strength, len(weights), stream(data.seed, "label map"))
+        fits = fit_heads(family, data.features, observations, weights, penalties, stream(data.seed, "start"), *answers)
     predictions = held_out(fits, data, range(data.num_folds * fold_heads))
     final = replace(fits.model, weights=fits.model.weights[-num_heads:].clone())
     answers = fits.nuisance.select(slice(-num_heads, None))
     fitted, losses = calibrate(final, answers, predictions, ridge, data)
     fitted.report["annotator_scales"] = _annotator_scales(final, answers, data)
     return fitted, losses
+
+
+def _own_votes(fits: FittedHeads, data: FitData, fold_heads: int) -> Tensor:
+    """(fold_heads, n): logits of each judged pair by the heads that its prompt was kept from."""
+    by_fold = observed_logits(fits.model, data.features, data.observations)[: data.num_folds * fold_heads]
+    return by_fold.unflatten(0, (data.num_folds, fold_heads))[data.fold, :, torch.arange(len(data.fold))].T
 
 
 def _annotator_scales(model: LinearPreference, nuisance: Nuisance, data: FitData) -> dict[str, float]:

@@ -128,6 +128,7 @@ def fit_text_model(
     num_heads: int = 8,
     num_folds: int = 5,
     progress: Callable[[str], None] = lambda sentence: None,
+    label_map: str = "none",
 ) -> tuple[TextPreference, Tensor, FitData]:
     """One model of text, its held-out log loss per decided judgment, and the data it was fitted on.
 
@@ -142,6 +143,7 @@ def fit_text_model(
     data = _prepare(
         list(read_features(encoder.body, texts, layer=encoder.layer, cache=encoder.cache)), pairs, reading.rows, seed, num_folds
     )
+    data = replace(data, label_map=label_map)
     if tuning is None:
         fitted, losses = fit_family(model.family, data, num_heads)
         return TextPreference(model=model, fitted=fitted, encoder=encoder, body=None), losses, data
