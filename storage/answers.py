@@ -27,6 +27,7 @@ def check_answer(answer: JudgmentInput) -> None:
 
 def check_asked(campaign: Campaign, answer: JudgmentInput, num_shown: int) -> None:
     """UserError where the answer is not one to what was asked: the campaign's demands, and ``num_shown`` responses."""
+    _check_kind(answer, num_shown)
     for name in answer.aspects:
         if name not in campaign.aspects:
             known = ", ".join(campaign.aspects) or "none"
@@ -39,7 +40,6 @@ def check_asked(campaign: Campaign, answer: JudgmentInput, num_shown: int) -> No
         )
     if answer.edited_text and not campaign.allow_edits:
         raise UserError("edited_text: this campaign does not ask for edits. Leave it out.")
-    _check_kind(answer, num_shown)
 
 
 def same_answer(judgment: Judgment, answer: JudgmentInput) -> bool:

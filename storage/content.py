@@ -9,7 +9,7 @@ from storage.ids import new_id
 from storage.leases import TaskBook
 from storage.records import Annotator, Event, Judgment, Policy, Prompt, Response, Round, Task, Token, User
 from storage.state import State
-from storage.tables import TABLE_OF, to_row
+from storage.tables import TABLE_OF, from_row, to_row
 from storage.writer import Transaction
 
 Record = Prompt | Policy | Response | Task | Annotator | User | Token | Round
@@ -43,8 +43,19 @@ def add_records(state: State, groups: Sequence[Sequence[Record]], judgments: Seq
     return added
 
 
-def append_event(state: State, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None) -> Event:
-    return state.writer.run(lambda t: write_events(state, t, actor=actor, kind=kind, subjects=[subject], data=data)[0])
+def append_event(state: State, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None, once: bool = False) -> Event:
+    """``once``: the very same event that is there already is answered instead of a second one."""
+
+    def operation(transaction: Transaction) -> Event:
+        if once:
+            same = "SELECT * FROM events WHERE kind = $kind AND actor = $actor AND subject = $subject ORDER BY seq"
+            rows = transaction.rows(same, {"kind": kind, "actor": actor, "subject": subject})
+            made = [from_row(Event, row) for row in rows]
+            if found := next((event for event in made if event.data == (data or {})), None):
+                return found
+        return write_events(state, transaction, actor=actor, kind=kind, subjects=[subject], data=data)[0]
+
+    return state.writer.run(operation)
 
 
 def close_tasks(state: State, task_ids: Sequence[str], *, actor: str, reason: str) -> None:

@@ -99,8 +99,10 @@ class DuckDBStore:
     def add_round(self, round_: Round) -> int:
         return content.add_records(self._state, [[round_]])
 
-    def append_event(self, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None = None) -> Event:
-        return content.append_event(self._state, actor=actor, kind=kind, subject=subject, data=data)
+    def append_event(
+        self, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None = None, once: bool = False
+    ) -> Event:
+        return content.append_event(self._state, actor=actor, kind=kind, subject=subject, data=data, once=once)
 
     def add_imported_judgments(self, judgments: Sequence[Judgment]) -> int:
         return content.add_records(self._state, [], judgments)
@@ -216,6 +218,9 @@ class DuckDBStore:
 
     def backup(self, path: Path) -> None:
         back_up(self._state, Path(path))
+
+    def version(self) -> int:
+        return self._state.counters.total()
 
     def health(self) -> dict[str, Any]:
         """Is the writer taking work, how much waits, which schema, which file."""

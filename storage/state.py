@@ -39,6 +39,9 @@ class Counters:
     def last(self, table: str) -> int:
         return self._last[table]
 
+    def total(self) -> int:
+        return sum(self._last.values())
+
 
 class Recent(Generic[V]):
     """The values used last, at most ``size`` of them. Safe from any thread."""

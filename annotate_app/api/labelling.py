@@ -1,22 +1,24 @@
-"""What an annotator does, over HTTP (DESIGN 6): lease pairs, judge them, take a judgment back, see one's own progress.
+"""What an annotator does, over HTTP (DESIGN 6): lease pairs, judge them, take a judgment back or correct it.
 
 The labelling page and programs use the same routes. A verdict may ask for the next pairs, so that the hot path is one request.
 """
 
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Response
+from fastapi import APIRouter, HTTPException, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import AwareDatetime, Field
 
 from annotate_app import texts
-from annotate_app.api.people import Body
-from annotate_app.auth import Principal, require
+from annotate_app.api.people import AnnotatorId, Body
+from annotate_app.api.shown import judgment_json, lease_json
 from annotate_app.context import AppContext
-from annotate_app.render import render_markdown, render_prompt
+from annotate_app.render import render_markdown
+from storage.campaign import MAX_RESPONSES
 from storage.errors import UserError
-from storage.records import Judgment, JudgmentInput, LeasedPair, Verdict
+from storage.rankings import Groups, check_ranking, verdict_of_first_two
+from storage.records import JudgmentInput, Span, Verdict
 
 MAX_LEASES = 100
 TEXT_LIMIT = 20_000  # characters of a rationale or an edited response
@@ -31,38 +33,39 @@ class RenewBody(Body):
     lease_ids: list[str] = Field(max_length=MAX_LEASES)
 
 
-class JudgmentBody(Body):
-    lease_id: str = Field(max_length=100)
-    verdict: Verdict = Field(description="a and b in the order shown; tie; both_bad; skip")
+class SpanBody(Body):
+    side: Literal["a", "b"]
+    start: int = Field(ge=0, description="character of the response's plain text")
+    end: int = Field(ge=1, description="the character after the last marked one")
+    note: str | None = Field(None, max_length=1000)
+
+
+class AnswerBody(Body):
+    verdict: Verdict | None = Field(
+        None, description="a and b in the order shown; tie; both_bad; skip. Of a ranking it follows from the ranking"
+    )
     strength: int | None = Field(None, ge=0, le=3, strict=True, description="1 slightly, 2 clearly, 3 much better")
-    aspects: dict[str, int] = Field(default_factory=dict, max_length=20)
+    aspects: dict[str, int] = Field(
+        default_factory=dict, max_length=20, description="the campaign's aspects, -3 to 3, above 0 where a is better"
+    )
     rationale: str | None = Field(None, max_length=TEXT_LIMIT)
     reasons: list[Annotated[str, Field(max_length=100)]] = Field(default_factory=list, max_length=20)
     edited_text: str | None = Field(None, max_length=TEXT_LIMIT)
+    spans: list[SpanBody] = Field(default_factory=list, max_length=20, description="marked parts of the responses")
+    ranking: list[list[str]] | None = Field(
+        None, max_length=MAX_RESPONSES, description="of a ranking lease: the letters shown, best first, ties together"
+    )
     shown_at: AwareDatetime | None = Field(None, description="when the pair was seen first, with time zone")
+
+
+class JudgmentBody(AnswerBody):
+    lease_id: str = Field(max_length=100)
     next: int = Field(0, ge=0, le=10, description="also lease this many pairs")
 
 
-def annotator_of(who: Annotated[Principal, Depends(require("label"))]) -> str:
-    """Whose judgments the caller makes; 403 for a token that does not say."""
-    if who.annotator_id is None:
-        raise HTTPException(403, "This token does not say whose judgments it makes. Create one with --annotator NAME.")
-    return who.annotator_id
-
-
-AnnotatorId = Annotated[str, Depends(annotator_of)]
-
-
 def build_router(context: AppContext) -> APIRouter:
-    """All routes of scope label."""
-    router = APIRouter()
-    router.include_router(_labelling(context), tags=["labelling"])
-    router.include_router(_me(context), tags=["me"])
-    return router
-
-
-def _labelling(context: AppContext) -> APIRouter:
-    router, store = APIRouter(), context.store
+    """Routes of scope label that hand out pairs and take judgments."""
+    router, store = APIRouter(tags=["labelling"]), context.store
 
     @router.post("/leases")
     def lease(annotator_id: AnnotatorId, body: LeaseBody | None = None) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def _labelling(context: AppContext) -> APIRouter:
     @router.post("/judgments", status_code=201, responses={200: {"description": "the same answer was stored before"}})
     def judge(body: JudgmentBody, annotator_id: AnnotatorId, response: Response) -> dict[str, Any]:
         """Store the answer to a lease: 201 stored, 200 repeated, 409 answered differently, 410 given away, 404 unknown."""
-        result = store.submit(_answer(body), annotator_id=annotator_id)
+        result = store.submit(_answer(body, body.lease_id), annotator_id=annotator_id)
         if result.status in _REFUSALS:
             raise HTTPException(*_REFUSALS[result.status])
         assert result.judgment is not None
@@ -86,14 +89,21 @@ def _labelling(context: AppContext) -> APIRouter:
         upcoming = store.lease(annotator_id, body.next) if body.next else []
         return {"judgment": judgment_json(result.judgment), "next": [lease_json(pair) for pair in upcoming]}
 
+    @router.post("/judgments/{judgment_id}/correct", status_code=201, responses={200: {"description": "corrected so before"}})
+    def correct(judgment_id: str, body: AnswerBody, annotator_id: AnnotatorId, response: Response) -> dict[str, Any]:
+        """Replace your own judgment by a new one that supersedes it: 201 stored, 200 repeated, 404 where it does not stand."""
+        result = store.correct(_answer(body, judgment_id), annotator_id=annotator_id)
+        if result.judgment is None:
+            raise HTTPException(404, _NOT_YOURS.format(what="corrected"))
+        response.status_code = 201 if result.status == "stored" else 200
+        return {"judgment": judgment_json(result.judgment)}
+
     @router.post("/judgments/{judgment_id}/withdraw")
     def withdraw(judgment_id: str, annotator_id: AnnotatorId) -> dict[str, Any]:
         """Take back your own judgment and get its pair again."""
         pair = store.withdraw(judgment_id, annotator_id=annotator_id)
         if pair is None:
-            raise HTTPException(
-                404, "This judgment cannot be taken back: it is not yours, was taken back before, or its pair is taken."
-            )
+            raise HTTPException(404, _NOT_YOURS.format(what="taken back"))
         return {"lease": lease_json(pair)}
 
     @router.get("/guidelines")
@@ -111,81 +121,33 @@ _REFUSALS = {
     "expired": (410, "This lease expired and its pair was given to somebody else. Lease another pair."),
     "unknown": (404, "There is no such lease of yours. Lease a pair first."),
 }
+_NOT_YOURS = (
+    "This judgment cannot be {what}: it is not yours, does not stand any more, was on a training pair, or its pair is taken."
+)
 
 
-def _answer(body: JudgmentBody) -> JudgmentInput:
+def _answer(body: AnswerBody, lease_id: str) -> JudgmentInput:
     """Empty texts count as not given; a time in the future is a wrong clock, so now."""
+    if body.ranking is not None:
+        check_ranking(_groups(body.ranking), sum(map(len, body.ranking)))
+    elif body.verdict is None:
+        raise RequestValidationError([{"type": "missing", "loc": ("body", "verdict"), "msg": "Field required", "input": None}])
     now = datetime.now(UTC)
     if body.shown_at is not None and body.shown_at > now + timedelta(days=1):
         raise UserError(f"shown_at {body.shown_at.isoformat()} is in the future. Correct the clock, or leave it out.")
     return JudgmentInput(
-        lease_id=body.lease_id,
-        verdict=body.verdict,
+        lease_id=lease_id,
+        verdict=body.verdict or verdict_of_first_two(_groups(body.ranking or [])),
         strength=body.strength,
         aspects=body.aspects,
         rationale=(body.rationale or "").strip() or None,
         reasons=tuple(body.reasons),
         edited_text=body.edited_text or None,
+        spans=tuple(Span(**span.model_dump()) for span in body.spans),
+        ranking=None if body.ranking is None else _groups(body.ranking),
         shown_at=min(body.shown_at, now) if body.shown_at else None,
     )
 
 
-def _me(context: AppContext) -> APIRouter:
-    router, store = APIRouter(), context.store
-
-    @router.get("/me")
-    def me(who: Annotated[Principal, Depends(require("label"))]) -> dict[str, Any]:
-        """Who you are."""
-        role = who.user.role if who.user else who.scope
-        return {"name": who.user.name if who.user else who.actor, "role": role, "annotator_id": who.annotator_id}
-
-    @router.get("/me/progress")
-    def progress(
-        annotator_id: AnnotatorId, since: Annotated[AwareDatetime | None, Query(description="start of your day")] = None
-    ) -> dict[str, Any]:
-        """Your own numbers; ``since`` defaults to midnight UTC."""
-        today = since or datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        [row] = store.query(_PROGRESS, {"me": annotator_id, "today": today}).to_pylist()
-        newest = next(iter(store.list_rounds()), None)
-        return row | {"preparing": newest is not None and newest.status == "running"}
-
-    @router.get("/me/judgments")
-    def judgments(annotator_id: AnnotatorId, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict[str, Any]:
-        """Your judgments that stand, newest first."""
-        mine = store.list_judgments(annotator_id=annotator_id, limit=limit)
-        return {"judgments": [judgment_json(judgment) for judgment in mine]}
-
-    return router
-
-
-def lease_json(pair: LeasedPair) -> dict[str, Any]:
-    """A leased pair as the API shows it; which response is whose is not told."""
-    return {
-        "lease_id": pair.lease_id,
-        "task_id": pair.task_id,
-        "prompt": [asdict(message) for message in pair.prompt],
-        "prompt_html": render_prompt(pair.prompt),
-        "response_a": {"text": pair.response_a, "html": render_markdown(pair.response_a)},
-        "response_b": {"text": pair.response_b, "html": render_markdown(pair.response_b)},
-        "expires_at": pair.expires_at.isoformat(),
-        "supersedes": pair.supersedes,
-    }
-
-
-def judgment_json(judgment: Judgment) -> dict[str, Any]:
-    """A judgment as its annotator sees it."""
-    hidden = ("response_a_id", "response_b_id")  # a policy could be recognised by its responses' ids
-    return {name: value for name, value in asdict(judgment).items() if name not in hidden}
-
-
-# Pairs left are those nobody else fills up: still wanted, and without a judgment of mine.
-_PROGRESS = """
-    WITH mine AS (SELECT * FROM standing WHERE annotator_id = $me)
-    SELECT count(*) FILTER (verdict <> 'skip' AND submitted_at >= $today) AS done_today,
-           count(*) FILTER (verdict <> 'skip') AS done_total,
-           count(*) FILTER (verdict = 'skip') AS skipped,
-           (SELECT count(*) FROM task_status WHERE NOT closed AND num_made < wanted
-            AND id NOT IN (SELECT task_id FROM mine)) AS remaining,
-           median(epoch(submitted_at) - epoch(shown_at)) AS median_seconds
-    FROM mine
-"""
+def _groups(ranking: list[list[str]]) -> Groups:
+    return tuple(tuple(group) for group in ranking)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
-from annotate_app.auth import Principal, issue_signin_link, issue_token, principal
+from annotate_app.auth import Principal, issue_signin_link, issue_token, principal, require
 from annotate_app.context import AppContext
 from storage.errors import UserError
 from storage.ids import new_id
@@ -20,6 +20,16 @@ class Body(BaseModel):
     """A JSON body that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def annotator_of(who: Annotated[Principal, Depends(require("label"))]) -> str:
+    """Whose judgments the caller makes; 403 for a token that does not say."""
+    if who.annotator_id is None:
+        raise HTTPException(403, "This token does not say whose judgments it makes. Create one with --annotator NAME.")
+    return who.annotator_id
+
+
+AnnotatorId = Annotated[str, Depends(annotator_of)]
 
 
 class UserBody(Body):

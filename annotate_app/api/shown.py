@@ -1,0 +1,43 @@
+"""What annotators are shown of leases and judgments, as JSON. Which response is whose is never told."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from annotate_app.render import render_markdown, render_prompt
+from storage.rankings import LETTERS, letters_ranked
+from storage.records import Judgment, LeasedPair, Message
+
+# A policy could be recognised by its responses' ids; the ranking is told in letters.
+_HIDDEN = ("response_a_id", "response_b_id", "more_response_ids", "ranking")
+
+
+def lease_json(pair: LeasedPair) -> dict[str, Any]:
+    """A leased pair, ranking or training pair; ``response_a`` and ``response_b`` are the first two of ``responses``."""
+    responses = responses_json((pair.response_a, pair.response_b, *pair.more_responses))
+    return {
+        "lease_id": pair.lease_id,
+        "task_id": pair.task_id,
+        "kind": "training" if pair.purpose == "gold" else "ranking" if pair.more_responses else "pair",
+        **prompt_json(pair.prompt),
+        "response_a": responses[0],
+        "response_b": responses[1],
+        "responses": responses,
+        "expires_at": pair.expires_at.isoformat(),
+        "supersedes": pair.supersedes,
+    }
+
+
+def prompt_json(prompt: Sequence[Message]) -> dict[str, Any]:
+    return {"prompt": [asdict(message) for message in prompt], "prompt_html": render_prompt(prompt)}
+
+
+def responses_json(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Responses in the order shown, with the letters they are named by."""
+    return [{"label": letter, "text": text, "html": render_markdown(text)} for letter, text in zip(LETTERS, texts, strict=False)]
+
+
+def judgment_json(judgment: Judgment) -> dict[str, Any]:
+    """A judgment as its annotator sees it; a ranking in the letters shown."""
+    ranking = None if judgment.ranking is None else letters_ranked(judgment.ranking, judgment.shown_ids)
+    return {name: value for name, value in asdict(judgment).items() if name not in _HIDDEN} | {"ranking": ranking}
