@@ -1,18 +1,26 @@
 // The labelling page: an island in an empty Gradio column. Pairs are leased ahead, a verdict paints the next pair at once and
 // is sent in the background; one request per verdict, whose answer brings the pair after next.
 
+import { Extras } from "./extras.js";
+import { openHistory } from "./history.js";
 import { listen } from "./keys.js";
+import { ask, askEdit } from "./menus.js";
 import { ApiError, Sender, call, serverNow } from "./sender.js";
-import { MARKUP, describe, paintAway, paintPair, paintProgress, paintTools } from "./view.js";
+import { chooseLanguage, loadTexts, t } from "./texts.js";
+import { FLAG_REASONS, SCALE, SKIP_REASONS, describe, markup, paintAway, paintPair, paintProgress, paintTools } from "./view.js";
 
+const SHEETS = ["labelling.css", "extras.css", "history.css"];
 const AHEAD = 2; // pairs held besides the one shown
 const POLL_MS = 5_000;
 const RENEW_MS = 4 * 60_000;
 const TOAST_MS = 6_000;
 const REFRESH_EVERY = 10; // judgments between looks at the server's count
+const PLAIN = { aspects: [], reason_tags: [], min_rationale: 0, ask_strength: false, allow_edits: true }; // nothing extra is asked
+const USUAL_STRENGTH = 2; // "clearly": what A or B says where strength is asked and none was given
 const WIDE = matchMedia("(min-width: 1180px)");
 
-const sheet = fetch(new URL("./labelling.css", import.meta.url)).then((response) => response.text());
+const sheets = SHEETS.map((name) => fetch(new URL(`./${name}`, import.meta.url)).then((response) => response.text()));
+const asked = call("GET", "/campaign").then(({ answer }) => answer, () => null); // signed out, or not reached: open() tells
 waitForHost().then(start);
 
 function waitForHost() {
@@ -29,12 +37,19 @@ function waitForHost() {
 
 async function start(host) {
   const root = host.shadowRoot ?? host.attachShadow({ mode: "open" });
-  const styles = new CSSStyleSheet();
-  styles.replaceSync(await sheet);
-  root.adoptedStyleSheets = [styles];
-  root.innerHTML = MARKUP;
+  root.adoptedStyleSheets = (await Promise.all(sheets)).map((text) => {
+    const sheet = new CSSStyleSheet();
+    sheet.replaceSync(text);
+    return sheet;
+  });
+  const campaign = { ...PLAIN, ...(await asked) };
+  const { language, direction } = await loadTexts(campaign.language);
+  host.lang = language;
+  host.dir = direction;
+  root.innerHTML = markup(campaign);
+  root.getElementById("language").value = language;
   followTheme(host);
-  await new Labelling(root).open();
+  await new Labelling(root, campaign).open();
 }
 
 /** Gradio says light or dark by a class on the body; not every browser can see that from inside a shadow root. */
@@ -44,10 +59,19 @@ function followTheme(host) {
   copy();
 }
 
+/** When the person's day began. */
+function midnight() {
+  const start = new Date();
+  start.setHours(0, 0, 0, 0);
+  return start.toISOString();
+}
+
 class Labelling {
-  constructor(root) {
+  constructor(root, campaign) {
     this.root = root;
+    this.campaign = campaign;
     this.find = (id) => root.getElementById(id);
+    this.extras = new Extras(root, this.find, campaign);
     this.pairs = []; // the first is shown
     this.history = []; // own verdicts of this visit, newest last
     this.strength = null;
@@ -68,7 +92,7 @@ class Labelling {
       onChange: () => this.#paintSaving(),
     });
     this.find("console-link").hidden = me.role === "annotator";
-    this.find("sign-out").title = `Signed in as ${me.name}`;
+    this.find("sign-out").title = t("head.signed_in", { name: me.name });
     this.#wire();
     this.#loadGuidelines();
     await this.sender.flushed(); // verdicts from before a reload, or their pairs would be offered again
@@ -83,19 +107,22 @@ class Labelling {
     return this.pairs[0] ?? null;
   }
 
-  judge(verdict, reasons = []) {
+  /** Judges the pair shown. ``more``: fields beside those gathered on the bar. */
+  judge(verdict, more = {}) {
     const pair = this.current;
     if (!pair || this.undoing) return;
+    if (this.extras.lacking(verdict)) return this.#askWhy(verdict, more);
     const decided = verdict === "a" || verdict === "b";
     const missing = Math.max(0, AHEAD + 1 - (this.pairs.length - 1) - this.asked);
+    const usual = this.campaign.ask_strength ? USUAL_STRENGTH : null;
     const body = {
       lease_id: pair.lease_id,
       verdict,
-      strength: decided ? this.strength : null,
-      rationale: this.find("note").value.trim() || null,
-      reasons,
+      strength: decided ? (this.strength ?? usual) : null,
+      ...this.extras.fields(verdict),
       shown_at: this.shownAt?.toISOString() ?? null,
       next: missing,
+      ...more,
     };
     this.asked += missing;
     this.history.push({ pair, body });
@@ -104,6 +131,26 @@ class Labelling {
     this.find("toast").classList.remove("shown");
     this.#show(`${describe(body)}. `);
     this.sender.push(body);
+  }
+
+  /** One of seven: A much better, ..., a tie, ..., B much better. */
+  judgeOnScale(place) {
+    const [verdict, strength] = SCALE[place - 1];
+    this.judge(verdict, { strength });
+  }
+
+  /** The verdict waits until its reason is long enough. */
+  #askWhy(verdict, more) {
+    this.waiting = [verdict, more];
+    this.#toast(t("need.rationale", { number: this.extras.lacking(verdict) }));
+    this.writeNote();
+  }
+
+  /** Ctrl+Enter or Esc in the reason: a verdict that waited for it goes on. */
+  leftNote() {
+    const waiting = this.waiting;
+    this.waiting = null;
+    if (waiting) this.judge(...waiting);
   }
 
   #saved(body, answer, status) {
@@ -117,12 +164,8 @@ class Labelling {
   #refused(body, error) {
     this.asked -= body.next;
     this.history = this.history.filter((entry) => entry.body.lease_id !== body.lease_id);
-    const kind = {
-      404: "That verdict was not counted: its pair is no longer open.",
-      409: "That pair was answered before, perhaps in another tab. The first answer stands.",
-      410: "That pair had waited too long and went to somebody else; this verdict was not counted. On with the next.",
-    };
-    this.#toast(kind[error.status] ?? `A verdict was not accepted: ${error.message}`);
+    const known = [404, 409, 410].includes(error.status);
+    this.#toast(known ? t(`refused.${error.status}`) : t("refused.other", { why: error.message }));
     this.#fill();
     this.#loadProgress();
   }
@@ -132,7 +175,7 @@ class Labelling {
     this.undoing = true;
     try {
       const last = this.history.at(-1) ?? (await this.#lastStored());
-      if (!last) this.#toast("There is nothing to undo.");
+      if (!last) this.#toast(t("undo.nothing"));
       else await this.#takeBack(last);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -146,7 +189,7 @@ class Labelling {
     let pair = last.pair;
     if (this.sender.takeBack(last.body.lease_id)) this.asked -= last.body.next;
     else {
-      if (!(await this.sender.flushed())) return this.#toast("Undo waits until your last verdict is saved.");
+      if (!(await this.sender.flushed())) return this.#toast(t("undo.wait"));
       if (last.pair && this.history.at(-1) !== last) return; // it was refused meanwhile, which has been said
       pair = (await call("POST", `/judgments/${last.body.lease_id}/withdraw`)).answer.lease;
     }
@@ -154,11 +197,11 @@ class Labelling {
     this.pairs.unshift(pair);
     this.#count(last.body.verdict, -1);
     this.#show();
-    this.find("note").value = last.body.rationale ?? "";
+    this.extras.reset(last.body.verdict === "skip" ? {} : last.body);
     if (last.body.rationale) this.#openNote();
     this.strength = last.body.strength;
     this.#paintTools();
-    this.#toast(`Taken back. You had said: ${describe(last.body)}.`);
+    this.#toast(t("undo.done", { what: describe(last.body) }));
   }
 
   /** After a reload the visit's history is gone, but the server remembers. */
@@ -204,7 +247,7 @@ class Labelling {
       this.pairs = this.pairs.filter((pair) => held.has(pair.lease_id) || !ids.includes(pair.lease_id));
       if (shown !== this.current) {
         this.#show();
-        this.#toast("That pair went to somebody else while you were away. Here is another.");
+        this.#toast(t("renew.lost"));
       }
       if (this.pairs.length < AHEAD + 1) this.#fill();
     } catch (error) {
@@ -220,17 +263,19 @@ class Labelling {
 
   #show(said = "") {
     this.strength = null;
-    this.find("note").value = "";
+    this.waiting = null;
     const pair = this.current;
+    this.extras.reset();
     this.#paintTools();
     if (!pair) {
       this.#setState("loading");
       return;
     }
     paintPair(this.find, pair);
+    this.extras.show(pair);
     this.#setState("pair");
     this.shownAt = document.hidden ? null : serverNow();
-    this.find("announce").textContent = `${said}New pair. Prompt: ${this.find("text-prompt").textContent.slice(0, 160)}`;
+    this.find("announce").textContent = said + t("pair.new", { prompt: this.find("text-prompt").textContent.slice(0, 160) });
   }
 
   #away({ problem = null }) {
@@ -248,13 +293,16 @@ class Labelling {
 
   #paintSaving() {
     const { unsent, problem } = this.sender;
-    const number = unsent.length === 1 ? "1 verdict" : `${unsent.length} verdicts`;
     const line = this.find("saving");
     line.classList.toggle("trouble", Boolean(unsent.length && problem));
-    if (!unsent.length) line.textContent = "";
-    else if (!problem) line.textContent = "Saving …";
-    else if (problem.status === 401) line.innerHTML = `${number} not saved yet: you were signed out. <a href="/sign-in" target="_blank">Sign in again</a>`;
-    else line.textContent = `${number} not saved yet. Trying again …`;
+    const number = unsent.length;
+    if (!number) line.textContent = "";
+    else if (!problem) line.textContent = t("save.saving");
+    else if (problem.status !== 401) line.textContent = t("save.waiting", { number });
+    else {
+      const link = Object.assign(document.createElement("a"), { href: "/sign-in", target: "_blank", textContent: t("save.sign_in") });
+      line.replaceChildren(`${t("save.signed_out", { number })} `, link);
+    }
   }
 
   #toast(message) {
@@ -276,10 +324,8 @@ class Labelling {
   }
 
   async #loadProgress() {
-    const midnight = new Date();
-    midnight.setHours(0, 0, 0, 0);
     try {
-      const { answer } = await call("GET", `/me/progress?since=${encodeURIComponent(midnight.toISOString())}`);
+      const { answer } = await call("GET", `/me/progress?since=${encodeURIComponent(midnight())}`);
       if (this.sender.unsent.length) return; // counted here, not there yet
       this.progress = answer;
       paintProgress(this.find, answer);
@@ -289,7 +335,7 @@ class Labelling {
   }
 
   async #loadGuidelines() {
-    const { html } = await this.#untilReached(() => call("GET", "/guidelines"));
+    const { html } = await this.#untilReached(() => call("GET", `/guidelines?language=${this.root.host.lang}`));
     this.find("guidelines-text").innerHTML = html;
     if (WIDE.matches && localStorage.getItem("nashloop.guidelines") !== "closed") this.toggleGuidelines();
   }
@@ -337,13 +383,53 @@ class Labelling {
     this.find("help").showModal();
   }
 
-  askSkip() {
-    if (this.current) this.find("skip-menu").showModal();
+  async openHistory() {
+    if (!(await this.sender.flushed())) return this.#toast(t("history.wait"));
+    if (await openHistory(this.root, midnight())) this.#loadProgress();
   }
 
-  skip(reason) {
-    this.find("skip-menu").close();
-    this.judge("skip", reason ? [reason] : []);
+  async askSkip() {
+    if (!this.current) return;
+    const choices = SKIP_REASONS.map((reason) => [reason, t(`skip.${reason}`)]);
+    const answer = await ask(this.root, { id: "skip-menu", name: t("skip.name"), choices, done: ["", t("skip.plain"), "S"] });
+    if (answer) this.judge("skip", { reasons: answer.choice ? [answer.choice] : [] });
+  }
+
+  async askFlag() {
+    if (!this.current) return;
+    const { lease_id } = this.current;
+    const choices = FLAG_REASONS.map((reason) => [reason, t(`flag.${reason}`)]);
+    const answer = await ask(this.root, { id: "flag-menu", name: t("flag.name"), line: t("flag.line"), choices, text: t("flag.comment") });
+    if (answer) await this.#tell("/flags", { lease_id, reason: answer.choice, comment: answer.text || null }, t("flag.sent"));
+  }
+
+  async askMessage() {
+    const done = ["send", t("menu.send"), "Ctrl+Enter"];
+    const answer = await ask(this.root, { id: "message", name: t("message.name"), line: t("message.line"), text: t("message.text"), done });
+    if (answer?.text) await this.#tell("/notes", { text: answer.text, lease_id: this.current?.lease_id ?? null }, t("message.sent"));
+  }
+
+  async askEdit() {
+    const pair = this.current;
+    if (!pair || !this.campaign.allow_edits) return;
+    const texts = { a: pair.response_a.text, b: pair.response_b.text };
+    const first = this.root.activeElement?.closest(".card")?.dataset.side ?? "a";
+    const answer = await askEdit(this.root, texts, first);
+    if (answer && pair === this.current) this.judge(answer.side, { edited_text: answer.text });
+  }
+
+  mark() {
+    if (this.current) this.#toast(this.extras.mark(this.current));
+  }
+
+  async #tell(path, body, thanks) {
+    try {
+      await call("POST", path, body);
+      this.#toast(thanks);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      this.#toast(error.message);
+    }
   }
 
   scrollBoth(pixels) {
@@ -356,41 +442,31 @@ class Labelling {
   #wire() {
     const on = (id, act) => this.find(id).addEventListener("click", act);
     for (const button of this.root.querySelectorAll("[data-verdict]")) {
+      const { verdict, step } = button.dataset;
       // The second click of a double click must not judge a pair that nobody has read.
-      button.addEventListener("click", (event) => event.detail < 2 && this.judge(button.dataset.verdict));
+      button.addEventListener("click", (event) => event.detail < 2 && (step ? this.judgeOnScale(Number(step)) : this.judge(verdict)));
     }
     for (const chip of this.root.querySelectorAll("[data-strength]")) {
       chip.addEventListener("click", () => this.toggleStrength(Number(chip.dataset.strength)));
     }
-    for (const button of this.root.querySelectorAll("[data-reason]")) {
-      button.addEventListener("click", () => this.skip(button.dataset.reason));
-    }
     on("undo", () => this.undo());
     on("skip", () => this.askSkip());
-    on("skip-plain", () => this.skip(null));
-    on("skip-cancel", () => this.find("skip-menu").close());
+    on("history-open", () => this.openHistory());
+    on("flag-open", () => this.askFlag());
+    on("message-open", () => this.askMessage());
+    if (this.campaign.allow_edits) on("edit-open", () => this.askEdit());
+    this.find("language").addEventListener("change", (event) => chooseLanguage(event.target.value));
     on("help-open", () => this.openHelp());
     on("help-close", () => this.find("help").close());
     on("guidelines-toggle", () => this.toggleGuidelines());
     on("guidelines-close", () => this.toggleGuidelines());
     on("note-open", () => this.writeNote());
     this.find("bar").addEventListener("submit", (event) => event.preventDefault());
-    this.find("skip-menu").addEventListener("keydown", (event) => this.#skipKey(event));
-    listen(this.root, this);
+    listen(this.root, this, this.campaign);
     addEventListener("online", () => this.sender.kick());
     addEventListener("focus", () => this.sender.problem && this.sender.kick());
     addEventListener("beforeunload", (event) => this.sender.unsent.length && event.preventDefault());
     document.addEventListener("visibilitychange", () => !document.hidden && this.#returned());
-  }
-
-  #skipKey(event) {
-    const reasons = this.root.querySelectorAll("[data-reason]");
-    if (event.repeat) return;
-    if (event.key.toLowerCase() === "s") this.skip(null);
-    else if (reasons[Number(event.key) - 1]) this.skip(reasons[Number(event.key) - 1].dataset.reason);
-    else return;
-    event.preventDefault();
-    event.stopPropagation();
   }
 
   #returned() {

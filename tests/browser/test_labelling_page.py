@@ -58,7 +58,7 @@ def test_five_pairs_with_keys_and_mouse(open_page, context, expect):
     expect(page.get_by_role("button", name="Clearly", exact=True)).to_have_attribute("aria-pressed", "true")
     strong = act(page, expect, lambda: keys.press("ArrowRight"))
     expect(page.get_by_role("button", name="Clearly", exact=True)).to_have_attribute("aria-pressed", "false")
-    keys.press("r")
+    keys.press("w")
     keys.type("both say a and b, t and x")  # letters in the field judge nothing
     keys.press("Control+Enter")
     tie = act(page, expect, lambda: keys.press("t"))
