@@ -1,13 +1,16 @@
-"""A job's report as a page, over HTTP: to read in the console, or to download and send to a colleague."""
+"""Pages that the console fetches: the overview, and a job's report, to read there or to download and send to a colleague."""
 
+import hashlib
 from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
 from annotate_app.api.research import find_round
 from annotate_app.auth import require
 from annotate_app.context import AppContext
+from annotate_app.pages.now_html import STOPPED, now_page
+from annotate_app.pages.overview import Overview
 from annotate_app.pages.report_facts import gather_facts
 from annotate_app.pages.report_html import report_page
 
@@ -15,6 +18,20 @@ from annotate_app.pages.report_html import report_page
 def build_router(context: AppContext) -> APIRouter:
     """Routes of scope research."""
     router = APIRouter(tags=["jobs"], dependencies=[Depends(require("research"))])
+    overview = Overview(context)
+
+    @router.get("/overview.html", response_class=HTMLResponse)
+    def overview_html(request: Request) -> Response:
+        """The console's overview; 304 to the ETag of the last answer while nothing has changed."""
+        return _unless_known(request, overview.read())
+
+    @router.get("/now.html", response_class=HTMLResponse)
+    def now_html(request: Request) -> Response:
+        """How far the newest job is; 304 as above."""
+        rounds = context.store.list_rounds()
+        job = context.rounds.progress(rounds[0].number) if rounds else None
+        log_tail = context.rounds.log_tail(job.number) if job is not None and job.status in STOPPED else ""
+        return _unless_known(request, now_page(job, log_tail))
 
     @router.get("/reports")
     def reports() -> dict[str, Any]:
@@ -33,3 +50,12 @@ def build_router(context: AppContext) -> APIRouter:
         return HTMLResponse(report_page(gather_facts(context, number)), headers=headers)
 
     return router
+
+
+def _unless_known(request: Request, page: str) -> Response:
+    """The page under an ETag, or 304 where the browser has it."""
+    mark = f'"{hashlib.sha256(page.encode()).hexdigest()[:32]}"'
+    headers = {"etag": mark, "cache-control": "no-cache"}
+    if request.headers.get("if-none-match") == mark:
+        return Response(status_code=304, headers=headers)
+    return HTMLResponse(page, headers=headers)

@@ -5,48 +5,12 @@ table or a sentence beside it on the page: a picture is never the only way to re
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#3b8fd4", "#e69f00", "#14a37f", "#d5703b", "#b678a8"
 GREY = "#7d8793"
-STAGE_METRICS_SHOWN = 6
-HOUR_MS = 3_600_000
-
-
-def labels_over_time(hours: Sequence[tuple[str, int]]) -> go.Figure:
-    """Bars of judgments per hour; ``hours`` holds (ISO hour, count)."""
-    bars = go.Bar(
-        x=[hour for hour, _ in hours], y=[count for _, count in hours], marker_color=BLUE, width=HOUR_MS, xperiodalignment="start"
-    )
-    figure = go.Figure(bars)
-    if hours:  # never less than a day, or a single bar fills the picture
-        last = datetime.fromisoformat(hours[-1][0]) + timedelta(hours=1)
-        first = min(datetime.fromisoformat(hours[0][0]), last - timedelta(days=1)) - timedelta(hours=1)
-        figure.update_xaxes(range=[first.isoformat(), last.isoformat()], type="date")
-    return _styled(figure, y_title="", height=260)
-
-
-def metric_curves(lines: Sequence[Mapping[str, Any]]) -> go.Figure | None:
-    """Small multiples, one per metric name, in the order in which names first appear; x counts its readings. None without any."""
-    series: dict[str, list[float]] = {}
-    for line in lines:
-        for name, value in line.items():
-            if isinstance(value, int | float):
-                series.setdefault(name, []).append(float(value))
-    shown = [(name, values) for name, values in series.items() if len(values) > 1][:STAGE_METRICS_SHOWN]
-    if not shown:
-        return None
-    columns = min(3, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = make_subplots(rows, columns, subplot_titles=[name for name, _ in shown], vertical_spacing=0.2)
-    for index, (name, values) in enumerate(shown):
-        line = go.Scatter(y=values, x=list(range(1, len(values) + 1)), name=name, line={"color": BLUE, "width": 2})
-        figure.add_trace(line, row=index // columns + 1, col=index % columns + 1)
-    return _styled(figure, y_title="", height=110 + 170 * rows)
 
 
 def rounds_over_time(points: Sequence[tuple[str, Mapping[str, Any]]]) -> go.Figure:

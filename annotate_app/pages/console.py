@@ -11,16 +11,14 @@ import gradio as gr
 from gradio.themes import Base
 
 from annotate_app.context import AppContext
-from annotate_app.pages import charts
 from annotate_app.pages import console_text as text
-from annotate_app.pages.console_parts import Part, figure
 from annotate_app.pages.console_people import build_data, build_people
 from annotate_app.pages.console_results import build_policies
 from annotate_app.pages.console_round import build_round
-from annotate_app.pages.report_tab import REPORT_HEAD, build_reports
 
 TICK_SECONDS = 3
-NUM_CARDS = 6
+# Overview and reports are islands: empty columns that these scripts fill (static/island.js).
+HEAD = "".join(f'<script type="module" src="/ui/{name}.js"></script>' for name in ("overview", "report"))
 CSS_FILE = Path(__file__).parent.parent / "static" / "console.css"
 
 
@@ -32,11 +30,11 @@ def build_console(context: AppContext) -> gr.Blocks:
         timer = gr.Timer(TICK_SECONDS)
         with gr.Tabs():
             with gr.Tab("Overview", id="overview"):
-                live = [_overview(context)]
+                gr.Column(elem_id="overview-host")
             with gr.Tab("Round", id="round"):
-                live += build_round(context, problem)
+                live = build_round(context, problem)
             with gr.Tab("Reports", id="reports"):
-                build_reports()
+                gr.Column(elem_id="report-host")
             for name, build in (("Policies", build_policies), ("People", build_people)):
                 with gr.Tab(name, id=name.lower()) as tab:
                     build(context, problem).fill_on(tab.select)
@@ -69,38 +67,4 @@ def console_look() -> dict[str, Any]:
         button_cancel_text_color="#ffffff",
         button_cancel_text_color_dark="#ffffff",
     )
-    return {"theme": theme, "css_paths": CSS_FILE, "head": REPORT_HEAD}
-
-
-def _overview(context: AppContext) -> Part:
-    cards = []
-    with gr.Row(elem_classes="cards", equal_height=True):
-        for _ in range(NUM_CARDS):
-            with gr.Column(min_width=150, elem_classes="card"):
-                cards.append(gr.Markdown())
-    over_time = gr.Plot(label="Judgments per hour, last 7 days", elem_id="labels-over-time", visible=False)
-    annotators = gr.Markdown(elem_classes="sheet")
-
-    def read() -> tuple[Any, ...]:
-        stats = context.store.stats()
-        return stats, context.store.serving_policy(), _since_last_round(context)
-
-    def draw(data: tuple[Any, ...]) -> list[Any]:
-        stats, serving, since = data
-        rendered = [
-            f"## {text.plain(n)}\n{label}\n\n*{remark}*" for n, label, remark in text.overview_cards(stats, serving, since)
-        ]
-        hours = [(hour, count) for hour, count in stats["judgments_per_hour"]]
-        chart = figure(charts.labels_over_time(hours) if hours else None)
-        return [*rendered, chart, text.annotators_table(stats["by_annotator"])]
-
-    return Part(read, draw, [*cards, over_time, annotators])
-
-
-def _since_last_round(context: AppContext) -> int:
-    """Standing judgments made after the last finished round began."""
-    done = next((r for r in context.store.list_rounds() if r.kind == "round" and r.status == "done"), None)
-    if done is None:
-        return context.store.count_judgments()
-    sql = "SELECT count(*) AS n FROM standing WHERE submitted_at > $since"
-    return context.store.query(sql, {"since": done.created_at})["n"][0].as_py()
+    return {"theme": theme, "css_paths": CSS_FILE, "head": HEAD}

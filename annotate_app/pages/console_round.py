@@ -6,12 +6,13 @@ from typing import Any
 import gradio as gr
 
 from annotate_app.context import AppContext
-from annotate_app.pages import charts
 from annotate_app.pages import console_text as text
-from annotate_app.pages.console_parts import Part, actor, enabled, figure, on_click
+from annotate_app.pages.console_parts import Part, actor, enabled, on_click
+from annotate_app.pages.now_html import STOPPED
 from annotate_app.pair_selection import PAIR_RULES
 from storage.contract.settings import GenerationSettings, JobSettings, UpdateSettings, build_settings
 from storage.errors import UserError
+from storage.records import Round
 
 KINDS = [
     ("Round: learn, then make a policy", "round"),
@@ -27,21 +28,18 @@ SELECTIONS = {
 
 
 def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
-    """The tab; returns what a page follows while it is open."""
+    """The tab; returns what a page follows while it is open. The newest job is shown by static/overview.js."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             start, inputs, run = _settings_form(context)
         with gr.Column(scale=3, min_width=320):
             gr.Markdown("### Now")
-            progress = gr.Markdown(elem_id="progress", elem_classes="sheet")
-            curves = gr.Plot(label="Metrics of the newest job", elem_id="curves", visible=False)
-            log = gr.Markdown(elem_id="job-log")
+            gr.Column(elem_id="now-host")
             with gr.Row():
-                cancel = gr.Button("Cancel", variant="stop", interactive=False, elem_id="cancel-round")
-                resume = gr.Button("Resume", interactive=False, elem_id="resume-round")
+                cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-round")
+                resume = gr.Button("Resume", visible=False, elem_id="resume-round")
     jobs = gr.Markdown(elem_classes="sheet")
-    now = Part(lambda: _read_now(context), _draw_now, [progress, log, jobs, start, cancel, resume])
-    metrics = Part(lambda: _read_metrics(context), lambda lines: [figure(charts.metric_curves(lines))], [curves])
+    now = Part(context.store.list_rounds, _draw_now, [jobs, start, cancel, resume])
 
     def newest(act: Callable[..., Any]) -> Callable[..., Any]:
         return lambda request: act(_newest_number(context), actor=actor(request))
@@ -49,7 +47,7 @@ def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
     on_click(start, problem, run, inputs, then=now)
     on_click(cancel, problem, newest(context.rounds.cancel), [], then=now)
     on_click(resume, problem, newest(context.rounds.resume), [], then=now)
-    return [now, metrics]
+    return [now]
 
 
 def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[..., None]]:
@@ -120,31 +118,8 @@ def _newest_number(context: AppContext) -> int:
     return rounds[0].number
 
 
-def _read_now(context: AppContext) -> tuple[Any, ...] | None:
-    rounds = context.store.list_rounds()
-    if not rounds:
-        return None
-    now = context.rounds.progress(rounds[0].number)
-    stopped = now.status in ("failed", "interrupted", "cancelled")
-    return now, rounds, context.rounds.log_tail(now.number) if stopped else ""
-
-
-def _draw_now(data: tuple[Any, ...] | None) -> list[Any]:
-    if data is None:
-        return ["No job has run yet.", "", text.jobs_table([]), enabled(True), enabled(False), enabled(False)]
-    now, rounds, tail = data
-    running = now.status == "running"
-    stopped = now.status in ("failed", "interrupted", "cancelled")
-    return [
-        text.progress_text(now),
-        text.log_text(tail),
-        "### Jobs\n\n" + text.jobs_table(rounds),
-        enabled(not running),
-        enabled(running),
-        enabled(stopped),
-    ]
-
-
-def _read_metrics(context: AppContext) -> list[dict[str, Any]]:
-    rounds = context.store.list_rounds()
-    return context.rounds.progress(rounds[0].number).metrics if rounds else []
+def _draw_now(rounds: list[Round]) -> list[Any]:
+    status = rounds[0].status if rounds else ""
+    running = status == "running"
+    jobs = "### Jobs\n\n" + text.jobs_table(rounds)
+    return [jobs, enabled(not running), gr.update(visible=running), gr.update(visible=status in STOPPED)]

@@ -64,33 +64,6 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def overview_cards(stats: Mapping[str, Any], serving: Policy | None, since_last_round: int) -> list[tuple[str, str, str]]:
-    """(number, label, remark) of each card on the overview."""
-    first = stats.get("first_shown_wins")
-    pace = stats.get("median_seconds_per_judgment")
-    return [
-        (f"{stats['judgments']:,}", "judgments", f"{since_last_round:,} since the last round"),
-        (f"{stats['tasks_open']:,}", "pairs waiting", f"{stats.get('leases_open', 0)} on somebody's screen"),
-        (str(stats.get("annotators_active_1h", 0)), "annotators active", "in the last hour"),
-        (duration(pace), "per judgment", "median"),
-        (policy_name(serving), "serving", "answers the next prompts"),
-        (DASH if first is None else f"{first:.0%}", "first shown wins", "50 % means no position bias"),
-    ]
-
-
-def annotators_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Who judged how much and how fast."""
-    if not rows:
-        return "Nobody has judged a pair yet. Invite annotators under *People*, or [label a pair yourself](/)."
-    columns = ["annotator", "judgments", "skips", "median time", "last judgment (UTC)"]
-    shown = [
-        (row["handle"] + ("" if row["kind"] == "human" else f" ({row['kind']})"), row["judgments"], row["skips"],
-         duration(row["median_seconds"]), str(row["last_at"])[:16].replace("T", " "))
-        for row in rows
-    ]  # fmt: skip
-    return "### Annotators\n\n" + table(columns, shown)
-
-
 def promotions_table(events: Sequence[Event], policies: Sequence[Policy], names: Mapping[str, str]) -> str:
     """Who let which policy serve, when and why; newest first."""
     by_id = {policy.id: policy for policy in policies}
@@ -104,11 +77,6 @@ def promotions_table(events: Sequence[Event], policies: Sequence[Policy], names:
         for event in reversed(events)
     ]
     return "### History\n\n" + table(["when (UTC)", "began to serve", "by", "reason"], rows) if rows else ""
-
-
-def log_text(tail: str) -> str:
-    """The last lines of a job's log, as they are."""
-    return f"#### Last lines of its log\n\n```text\n{tail.replace('```', '')}\n```" if tail.strip() else ""
 
 
 def imported_text(what: str, result: Mapping[str, Any]) -> str:
@@ -125,19 +93,6 @@ def policy_name(policy: Policy | None) -> str:
     if policy is None:
         return "none"
     return "base" if policy.number == 0 else f"policy {policy.number}"
-
-
-def progress_text(progress: Any) -> str:
-    """Stage, bar and time left of a running job; why it stopped, of another."""
-    head = f"**{plain(progress.kind.capitalize())} {progress.number}** · "
-    if progress.status != "running":
-        ended = "finished" if progress.status == "done" else str(progress.status)
-        return head + ended + (f" · {plain(progress.message)}" if progress.message else "")
-    stage = STAGE_NAMES.get(progress.stage or "", plain(progress.stage or "starting"))
-    left = f" · about {duration(progress.remaining_s)} left" if progress.remaining_s is not None else ""
-    bar = f'<progress max="1" value="{progress.fraction:.3f}"></progress>'
-    where = f"stage {progress.stage_index} of {progress.num_stages}: {stage}" if progress.stage_index else "starting"
-    return f"{head}{where} · {progress.fraction:.0%}{left}\n\n{bar}\n\n{plain(progress.message or '')}"
 
 
 def jobs_table(rounds: Sequence[Round]) -> str:

@@ -4,6 +4,7 @@ Every text is escaped or goes through render_markdown; the file forbids itself t
 """
 
 from collections.abc import Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from annotate_app.pages.report_sections import build_sections
 from annotate_app.pages.report_summary import summarise
 from annotate_app.render import render_markdown, show_controls
 
-STYLE = (Path(__file__).parent.parent / "static" / "report.css").read_text()
+STATIC = Path(__file__).parent.parent / "static"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -26,10 +27,16 @@ def report_page(facts: ReportFacts) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)} · {_text(facts.campaign)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<style>\n{STYLE}</style></head>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<style>\n{page_style("report")}</style></head>\n'
         f'<body><main class="report">{_head(facts, title)}<nav aria-label="Sections">{contents}</nav>{body}</main></body>\n'
         "</html>\n"
     )
+
+
+@cache
+def page_style(*names: str) -> str:
+    """The sheets of these names, one after the other."""
+    return "".join((STATIC / f"{name}.css").read_text() for name in names)
 
 
 def _head(facts: ReportFacts, title: str) -> str:
@@ -50,12 +57,13 @@ def _answer(answer: Answer) -> str:
 
 
 def _section(section: Section) -> str:
-    blocks = "".join(map(_block, section.blocks))
+    blocks = "".join(map(block_html, section.blocks))
     heading = f'<h2 id="{section.name}-title">{_text(section.title)}</h2>'
     return f'<section id="{section.name}" aria-labelledby="{section.name}-title">{heading}{blocks}</section>\n'
 
 
-def _block(block: Block) -> str:
+def block_html(block: Block) -> str:
+    """One block as HTML."""
     match block:
         case Words(text):
             return f"<p>{_text(text)}</p>"

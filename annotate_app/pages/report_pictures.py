@@ -118,12 +118,12 @@ def shares(counts: Mapping[str, int], names: Mapping[str, str]) -> str:
         marks.append(f'<rect class="{kind}" x="{x:.1f}" y="8" width="{max(part - 1, 0):.1f}" height="28">{title}</rect>')
         x += part
     for index, (name, count) in enumerate(counts.items()):
-        column, row = index % 3, index // 3
-        legend_x, legend_y = 12 + column * 148, 62 + row * 24
+        column, row = index % 2, index // 2
+        legend_x, legend_y = 12 + column * 224, 62 + row * 24
         kind = VERDICT_CLASSES.get(name, "fill-5")
         marks.append(f'<rect class="{kind}" x="{legend_x}" y="{legend_y - 11}" width="12" height="12" rx="2"/>')
         marks.append(_label(legend_x + 18, legend_y, f"{names.get(name, name)} {count / total:.0%}"))
-    return _svg(56 + 24 * -(-len(counts) // 3), "Shares of the verdicts", marks)
+    return _svg(56 + 24 * -(-len(counts) // 2), "Shares of the verdicts", marks)
 
 
 def bars(values: Mapping[str, float], unit: str) -> str:
@@ -137,6 +137,40 @@ def bars(values: Mapping[str, float], unit: str) -> str:
         marks.append(f'<rect class="fill-1" x="{LEFT}" y="{y}" width="{width:.1f}" height="18" rx="3"/>')
         marks.append(_label(LEFT + width + 8, y + 14, f"{value:.0f} {unit}"))
     return _svg(height, "Bars", marks)
+
+
+def columns(counts: Sequence[int], first: str, last: str) -> str:
+    """A column for each count, the largest labelled; ``first`` and ``last`` are written below the ends."""
+    left, width, height = 12, WIDTH - 24, 110
+    largest, step = max(counts, default=0) or 1, width / max(len(counts), 1)
+    marks = [f'<line class="grid" x1="{left}" x2="{left + width}" y1="{height + 26}" y2="{height + 26}"/>']
+    for index, count in enumerate(counts):
+        tall = height * count / largest
+        x, y = left + index * step, 26 + height - tall
+        marks.append(f'<rect class="fill-1" x="{x + 1.5:.1f}" y="{y:.1f}" width="{step - 3:.1f}" height="{tall:.1f}" rx="2"/>')
+        if count == largest and not any(other == largest for other in counts[:index]):
+            anchor = "end" if index > len(counts) / 2 else "start"
+            marks.append(_label(x + (step if anchor == "end" else 0), y - 6, f"{count:,}", anchor=anchor, kind="strong"))
+    marks += [_label(left, height + 44, first), _label(left + width, height + 44, last, anchor="end")]
+    return _svg(height + 52, "Labels per hour", marks)
+
+
+def curves(series: Mapping[str, Sequence[float]]) -> str:
+    """Small multiples, two in a row: each series by its readings, with its first and last value."""
+    wide, tall, gap = 218, 96, 24
+    marks = []
+    for index, (name, values) in enumerate(series.items()):
+        left, top = (wide + gap) * (index % 2), (tall + 44) * (index // 2) + 22
+        low, high = min(values), max(values)
+        span = (high - low) or 1.0
+        step = wide / max(len(values) - 1, 1)
+        points = " ".join(f"{left + i * step:.1f},{top + tall * (1 - (v - low) / span):.1f}" for i, v in enumerate(values))
+        marks.append(_label(left, top - 9, name, kind="strong"))
+        marks.append(f'<line class="grid" x1="{left}" x2="{left + wide}" y1="{top + tall + 4}" y2="{top + tall + 4}"/>')
+        marks.append(f'<polyline class="curve" points="{points}"/>')
+        marks.append(_label(left, top + tall + 18, f"{values[0]:.3g}"))
+        marks.append(_label(left + wide, top + tall + 18, f"{values[-1]:.3g}", anchor="end"))
+    return _svg((tall + 44) * -(-len(series) // 2) + 6, "Curves of the running job", marks)
 
 
 def _share_axis(height: float) -> str:

@@ -1,12 +1,7 @@
 // The console's Reports tab: which jobs have a report, and the report itself, fetched as the file that is also downloaded.
 // Its style and body go into a shadow root; every text in them was made inert by the server (report_html.py).
 
-const api = async (path) => {
-  const answer = await fetch(`/api/v1${path}`, { headers: { accept: "application/json, text/html;q=.9" } });
-  if (answer.ok) return answer;
-  const said = await answer.json().catch(() => null);
-  throw new Error(said?.error?.message ?? `The app answered ${answer.status}. Reload the page.`);
-};
+import { api, attach, pageOf } from "./island.js";
 
 const STYLE = `
   .bar { display: flex; flex-wrap: wrap; gap: 10px 12px; align-items: end; max-width: 900px; margin: 0 auto; padding: 4px 24px 0;
@@ -20,9 +15,8 @@ const STYLE = `
 `;
 
 class Reports {
-  constructor(host) {
-    this.host = host;
-    this.root = host.attachShadow({ mode: "open" });
+  constructor(root, host) {
+    this.root = root;
     this.root.innerHTML = `<style></style><style>${STYLE}</style>
       <div class="bar" hidden><label for="job">Job<select id="job"></select></label>
       <a id="download">Download as a file</a></div><p class="note" role="status"></p><div id="report"></div>`;
@@ -56,9 +50,9 @@ class Reports {
     try {
       const text = await (await api(`/rounds/${Number(number)}/report.html`)).text();
       if (this.job.value !== `${number}`) return; // another was chosen meanwhile
-      const page = new DOMParser().parseFromString(text, "text/html");
-      this.sheet.textContent = page.querySelector("style").textContent;
-      this.report.replaceChildren(document.adoptNode(page.querySelector("main")));
+      const { style, main } = pageOf(text);
+      this.sheet.textContent = style;
+      this.report.replaceChildren(main);
       this.download.href = `/api/v1/rounds/${Number(number)}/report.html?download=true`;
       this.say("");
     } catch (error) {
@@ -83,12 +77,4 @@ class Reports {
 
 const when = (iso) => new Date(iso).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 
-// Gradio draws the column when its tab is first opened, and may draw it anew.
-const attach = () => {
-  const host = document.getElementById("report-host");
-  if (!host) return;
-  if (!host.shadowRoot) new Reports(host);
-  host.style.colorScheme = document.querySelector(".dark") ? "dark" : "light";
-};
-new MutationObserver(attach).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["class"] });
-attach();
+attach("report-host", (root, host) => new Reports(root, host));

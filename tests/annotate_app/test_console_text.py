@@ -1,11 +1,9 @@
 """The console's sentences: pure functions, checked on records made by hand."""
 
 from datetime import UTC, datetime
-from types import SimpleNamespace
 
 import pytest
 
-from annotate_app.pages import charts
 from annotate_app.pages import console_text as text
 from storage.records import Policy
 
@@ -40,21 +38,6 @@ def test_policies_are_listed_newest_first_with_their_parents():
     rows = text.policies_rows([policy(0, "retired"), policy(1, "serving")], {"p1": REPORT})
     assert [row[:3] for row in rows] == [["policy 1", "serving", "base"], ["base", "retired", "–"]]
     assert rows[0][3] == "70 % (65 to 75)"
-
-
-def test_progress_of_a_running_job_tells_stage_share_and_time_left():
-    running = SimpleNamespace(
-        kind="round", number=7, status="running", stage="update", stage_index=4, num_stages=7, fraction=0.5,
-        remaining_s=20.0, message="step 12 of 40",
-    )  # fmt: skip
-    shown = text.progress_text(running)
-    assert "stage 4 of 7: Policy update · 50% · about 20 s left" in shown
-    assert '<progress max="1" value="0.500">' in shown
-
-
-def test_metric_curves_draw_one_panel_per_metric_that_has_a_curve():
-    figure = charts.metric_curves([{"update/loss": 3.0, "once": 1.0}, {"update/loss": 2.0}, {"update/loss": 1.0}])
-    assert [list(trace.y) for trace in figure.data] == [[3.0, 2.0, 1.0]]
 
 
 def test_an_interval_without_limits_still_shows_its_mean():
