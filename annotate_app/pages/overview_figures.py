@@ -1,7 +1,7 @@
 """The numbers of the console's overview, read from the store in three queries, and what follows from them. No HTML here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -130,8 +130,13 @@ def next_step(figures: Figures) -> str:
 def _job(context: AppContext, rounds: Sequence[Round]) -> JobProgress | None:
     if not rounds:
         return None
+    if rounds[0].status != "done":
+        return context.rounds.progress(rounds[0].number)
     last_round = next((r for r in rounds if r.kind == "round"), rounds[0])
-    return context.rounds.progress((last_round if rounds[0].status == "done" else rounds[0]).number)
+    job, serving = context.rounds.progress(last_round.number), context.store.serving_policy()
+    if serving is not None and serving.id == last_round.new_policy_id:  # promoted since: its message says what was then
+        return replace(job, message=f"Its policy {serving.number} serves.")
+    return job
 
 
 def _by_hour(hours: Sequence[int] | None) -> list[int]:

@@ -4,6 +4,7 @@
 import { api, attach, pageOf } from "./island.js";
 
 const STYLE = `
+  [hidden] { display: none !important; }
   .bar { display: flex; flex-wrap: wrap; gap: 10px 12px; align-items: end; max-width: 900px; margin: 0 auto; padding: 4px 24px 0;
     font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; color: var(--text); }
   label { display: grid; gap: 3px; color: var(--muted); font-size: .85rem; flex: 1 1 220px; }
@@ -18,7 +19,7 @@ class Reports {
   constructor(root, host) {
     this.root = root;
     this.root.innerHTML = `<style></style><style>${STYLE}</style>
-      <div class="bar" hidden><label for="job">Job<select id="job"></select></label>
+      <div class="bar" hidden><label for="job">Report of<select id="job"></select></label>
       <a id="download">Download as a file</a></div><p class="note" role="status"></p><div id="report"></div>`;
     [this.sheet] = this.root.querySelectorAll("style");
     for (const name of ["bar", "note"]) this[name] = this.root.querySelector(`.${name}`);

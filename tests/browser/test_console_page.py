@@ -37,12 +37,24 @@ def console(pair, open_page):
 
 def test_the_overview_counts_by_itself(console, pair, context, expect):
     page = console("Overview")
-    expect(page.locator(".card").nth(0)).to_contain_text(re.compile(r"^\s*0\s*judgments"))
-    expect(page.get_by_text("Nobody has judged a pair yet")).to_be_visible()
+    expect(page.locator(".cards li").nth(0)).to_contain_text(re.compile(r"^\s*0\s*judgments"))
+    expect(page.get_by_text("Invite annotators in the tab People")).to_be_visible()
     context.store.submit(JudgmentInput(lease_id=pair.lease_id, verdict="a"), annotator_id="ann0")
-    expect(page.locator(".card").nth(0)).to_contain_text(re.compile(r"^\s*1\s*judgments"), timeout=15_000)
-    expect(page.get_by_role("row", name=re.compile("Annotator 0"))).to_be_visible()
-    expect(page.locator("#labels-over-time")).to_be_visible()
+    expect(page.locator(".cards li").nth(0)).to_contain_text(re.compile(r"^\s*1\s*judgments"), timeout=15_000)
+    expect(page.get_by_role("row", name=re.compile("Annotator 0 now"))).to_be_visible()
+    expect(page.get_by_role("img", name="Labels per hour")).to_be_visible()
+
+
+def test_what_is_open_on_the_overview_stays_open_when_it_counts_on(console, pair, context, expect):
+    page = console("Overview")
+    context.store.submit(JudgmentInput(lease_id=pair.lease_id, verdict="a"), annotator_id="ann0")
+    numbers = page.locator("#overview-host details").first
+    numbers.locator("summary").click()
+    [second] = context.store.lease("ann0", 1)
+    context.store.submit(JudgmentInput(lease_id=second.lease_id, verdict="b"), annotator_id="ann0")
+    expect(page.locator(".cards li").nth(0)).to_contain_text(re.compile(r"^\s*2\s*judgments"), timeout=15_000)
+    expect(numbers.get_by_role("table")).to_be_visible()
+    expect(numbers.locator("summary")).to_be_focused()
 
 
 def test_a_wrong_setting_is_named_and_nothing_starts(console, context, expect):
@@ -116,11 +128,3 @@ def test_an_import_says_what_was_added_or_which_row_is_bad(console, context, exp
     page.locator("#import-file").click()
     expect(page.locator("#problem")).to_contain_text("bad.jsonl", timeout=15_000)
     assert len(context.store.list_prompts()) == before + 2
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_console_fits_a_phone(open_page, expect, theme):
-    page = open_page("rosa", color_scheme=theme, viewport={"width": 390, "height": 844})
-    page.goto(open_page.url + "/console/")
-    expect(page.locator(".card").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390

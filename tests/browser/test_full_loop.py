@@ -82,8 +82,8 @@ def run_a_round(page: Page, link: str) -> None:
     expect(page.locator("#progress")).to_contain_text("stage", timeout=60_000)
     expect(page.locator("#progress")).to_contain_text("finished", timeout=400_000)
     page.get_by_role("tab", name="Reports").click()
-    expect(page.get_by_text("win rate against the parent").first).to_be_visible()
-    expect(page.get_by_text("Before and after")).to_be_visible()
+    expect(page.get_by_text("Is it safe to promote?")).to_be_visible()
+    expect(page.get_by_role("heading", name="Before and after")).to_be_visible()
 
 
 def promote_the_new_policy(page: Page) -> None:
