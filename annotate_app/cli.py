@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from annotate_app.commands import bench, campaign, learner, people, report, rounds, simulate, transfer, up, upkeep
+from annotate_app.commands import bench, campaign, learner, people, prompts, report, rounds, simulate, transfer, up, upkeep
 from storage.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("simulate")(simulate.simulate)
 app.add_typer(transfer.imports, name="import")
 app.command("export")(transfer.export)
 app.add_typer(campaign.group, name="campaign")
+app.add_typer(prompts.group, name="prompts")
 app.add_typer(rounds.group, name="round")
 app.command("fit", context_settings=learner.PASS_ON, add_help_option=False)(learner.fit)
 app.command("games", context_settings=learner.PASS_ON, add_help_option=False)(learner.games)

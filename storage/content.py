@@ -10,6 +10,7 @@ from storage.leases import TaskBook
 from storage.records import Annotator, Event, Judgment, Policy, Prompt, Response, Round, Task, Token, User
 from storage.state import State
 from storage.tables import TABLE_OF, from_row, to_row
+from storage.training import KnownAnswer
 from storage.writer import Transaction
 
 Record = Prompt | Policy | Response | Task | Annotator | User | Token | Round
@@ -84,6 +85,8 @@ def write_events(
         transaction.undo(state.accounts.apply(kind, event.subject))
         if kind == "campaign.changed":
             _apply_campaign(state, transaction, event.data)
+        if kind == "task.answer":
+            _apply_answer(state, transaction, event)
         if kind == "task.closed" and event.subject in state.book.tasks:
             transaction.undo(state.book.close([event.subject]))
     transaction.insert("events", [to_row(event) for event in events])
@@ -105,6 +108,12 @@ def _apply_campaign(state: State, transaction: Transaction, data: dict[str, Any]
     before = state.campaign
     transaction.undo(lambda: setattr(state, "campaign", before))
     state.campaign = build_campaign(data)
+
+
+def _apply_answer(state: State, transaction: Transaction, event: Event) -> None:
+    answers, before = state.training.answers, state.training.answers.get(event.subject)
+    transaction.undo(lambda: answers.pop(event.subject) if before is None else answers.update({event.subject: before}))
+    answers[event.subject] = KnownAnswer(**event.data)
 
 
 def _add(state: State, transaction: Transaction, records: list[Any]) -> int:

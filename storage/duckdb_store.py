@@ -15,7 +15,7 @@ from storage.accounts import load_accounts
 from storage.backup import back_up
 from storage.campaign import Campaign, build_campaign
 from storage.database import IN_MEMORY, Database, fetch_rows
-from storage.lease_tables import load_lease_book
+from storage.lease_tables import load_lease_book, load_training
 from storage.records import (
     Annotator,
     Event,
@@ -29,6 +29,7 @@ from storage.records import (
     SubmitResult,
     Task,
     Token,
+    TrainingStatus,
     User,
 )
 from storage.state import Counters, State, utcnow
@@ -54,6 +55,7 @@ def open_store(
             accounts=load_accounts(connection),
             counters=_load_counters(connection),
             campaign=_load_campaign(connection),
+            training=load_training(connection),
             writer=Writer(connection),
             clock=clock,
             rng=rng or random.Random(),
@@ -139,6 +141,12 @@ class DuckDBStore:
         return corrections.correct(self._state, judgment, annotator_id=annotator_id)
 
     # Reading
+
+    def training(self, annotator_id: str) -> TrainingStatus | None:
+        return labelling.training_of(self._state, annotator_id)
+
+    def budget_spent(self) -> bool:
+        return labelling.budget_spent(self._state, self._state.clock())
 
     def campaign(self) -> Campaign:
         return self._state.campaign

@@ -18,6 +18,7 @@ from storage.errors import UserError
 from storage.import_judgments import JUDGMENT_FORMATS, Messages
 from storage.import_records import build_batch, prompt_record
 from storage.import_rows import BadRow, FileRow, convert, messages_from, read_rows, refuse, text_of
+from storage.import_training import import_training
 from storage.records import Annotator
 from storage.store import Store
 
@@ -61,8 +62,8 @@ PROMPT_FORMATS: dict[str, PromptReader] = {
 
 
 def import_file(store: Store, what: str, path: Path, *, skip_bad: bool = False) -> dict[str, Any]:
-    """Import ``prompts`` or ``judgments``; see the functions of those names."""
-    importers = {"prompts": import_prompts, "judgments": import_judgments}
+    """Import ``prompts``, ``judgments`` or ``training`` pairs; see the functions of those names."""
+    importers = {"prompts": import_prompts, "judgments": import_judgments, "training": import_training}
     return importers[what](store, path, skip_bad=skip_bad)
 
 

@@ -8,9 +8,10 @@ from storage.errors import UserError
 from storage.ids import new_id
 from storage.leases import Lease, TaskBook
 from storage.rankings import ids_ranked
-from storage.records import Judgment, JudgmentInput, LeasedPair, Message, SubmitResult
+from storage.records import Judgment, JudgmentInput, LeasedPair, Message, SubmitResult, SubmitStatus, TrainingStatus
 from storage.state import State
 from storage.tables import SCHEMAS, from_row, messages_of, to_row
+from storage.training import oriented, training_status
 from storage.writer import Transaction
 
 
@@ -19,7 +20,8 @@ def lease_pairs(state: State, annotator_id: str, count: int, *, resume: bool) ->
         if annotator_id not in state.accounts.annotators:
             raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
         now = state.clock()
-        leases = state.book.resumable(annotator_id, now)[:count] if resume else []
+        in_training = (status := training_of(state, annotator_id)) is not None and not status.passed
+        leases = state.book.resumable(annotator_id, now, in_training=in_training)[:count] if resume else []
         while len(leases) < count:
             lease = _next_lease(state, annotator_id, now)
             if lease is None:
@@ -54,7 +56,7 @@ def submit(state: State, answer: JudgmentInput, *, annotator_id: str) -> SubmitR
             return _submit_again(state, transaction, answer, annotator_id)
         if lease.annotator_id != annotator_id:
             return SubmitResult(status="unknown")
-        return SubmitResult(status="stored", judgment=store_answer(state, transaction, lease, answer))
+        return _result(state, "stored", store_answer(state, transaction, lease, answer))
 
     return state.writer.run(operation)
 
@@ -87,8 +89,39 @@ def leased_pair(state: State, lease: Lease) -> LeasedPair:
     )
 
 
+def training_of(state: State, annotator_id: str) -> TrainingStatus | None:
+    """How far an annotator's training is; None where the campaign has none, or no training pairs."""
+    campaign = state.campaign
+    if campaign.pass_mark is None:
+        return None
+    num_training = min(campaign.num_training, len(state.book.training_tasks(state.training.answers)))
+    if num_training == 0:
+        return None
+    return training_status(state.training.outcomes(annotator_id), num_training, campaign.pass_mark)
+
+
+def budget_spent(state: State, now: datetime) -> bool:
+    """Whether labels made and pairs handed out reach the campaign's budget."""
+    budget, book = state.campaign.budget_labels, state.book
+    if budget is None or book.num_labels + len(book.leases) < budget:
+        return False
+    return book.num_labels + book.num_live(now) >= budget
+
+
+def _next_task(state: State, annotator_id: str, now: datetime) -> tuple[TaskBook, int] | None:
+    """Training pairs until they are passed, never more than their round still needs; real pairs after that."""
+    status = training_of(state, annotator_id)
+    if status is None or status.passed:
+        return None if budget_spent(state, now) else state.book.next_task(annotator_id, now)
+    done = 0 if status.passed is False else status.done
+    held = [lease for lease in state.book.held(annotator_id, now) if state.book.tasks[lease.task_id].purpose == "gold"]
+    if done + len(held) >= status.total:
+        return None
+    return state.book.next_training_task(state.book.training_tasks(state.training.answers), annotator_id, now)
+
+
 def _next_lease(state: State, annotator_id: str, now: datetime) -> Lease | None:
-    found = state.book.next_task(annotator_id, now)
+    found = _next_task(state, annotator_id, now)
     if found is None:
         return None
     task, slot = found
@@ -150,16 +183,29 @@ def store_answer(state: State, transaction: Transaction, lease: Lease, answer: J
     )
     transaction.undo(state.book.settle(lease, skipped=answer.verdict == "skip"))
     transaction.insert("judgments", [to_row(judgment, revision=revision)])
+    if task.purpose == "gold" and judgment.verdict != "skip":
+        given = state.training.given.setdefault(judgment.annotator_id, [])
+        given.append((task.id, oriented(judgment.verdict, judgment.response_a_id, task.response_1_id)))
+        transaction.undo(given.pop)
     state.judgments.put([(judgment.id, judgment)])
     transaction.undo(lambda: state.judgments.forget(judgment.id))
     return judgment
+
+
+def _result(state: State, status: SubmitStatus, judgment: Judgment) -> SubmitResult:
+    """With what is told about a training pair."""
+    task = state.book.tasks[judgment.task_id]
+    if task.purpose != "gold" or status == "conflict":
+        return SubmitResult(status=status, judgment=judgment)
+    feedback = state.training.feedback(judgment, task.response_1_id)
+    return SubmitResult(status=status, judgment=judgment, feedback=feedback, training=training_of(state, judgment.annotator_id))
 
 
 def _submit_again(state: State, transaction: Transaction, answer: JudgmentInput, annotator_id: str) -> SubmitResult:
     """The lease is not held: it was answered before, lost its slot, or never was."""
     judgment = find_judgment(state, answer.lease_id, transaction)
     if judgment is not None and judgment.annotator_id == annotator_id:
-        return SubmitResult(status="duplicate" if same_answer(judgment, answer) else "conflict", judgment=judgment)
+        return _result(state, "duplicate" if same_answer(judgment, answer) else "conflict", judgment)
     owned = "SELECT 1 AS yes FROM leases WHERE id = $id AND annotator_id = $annotator"
     known = transaction.rows(owned, {"id": answer.lease_id, "annotator": annotator_id})
     return SubmitResult(status="expired" if known else "unknown")

@@ -1,11 +1,13 @@
 """The lease book as the tables tell it: read once, at start."""
 
+import json
 from typing import Any
 
 import duckdb
 
 from storage.database import fetch_rows
 from storage.leases import FILLED, Lease, LeaseBook, TaskBook
+from storage.training import KnownAnswer, TrainingBook, oriented
 
 _TASKS = """
     SELECT id, seq, prompt_id, response_1_id, response_2_id, more_response_ids, purpose, priority, wanted,
@@ -30,6 +32,16 @@ _IMPORTED = """
 """
 
 
+_LABELS = """
+    SELECT count(*) AS n FROM standing JOIN tasks ON tasks.id = standing.task_id
+    WHERE verdict <> 'skip' AND purpose <> 'gold' AND standing.id IN (SELECT id FROM leases)
+"""
+_GIVEN = """
+    SELECT annotator_id, task_id, verdict, response_a_id, response_1_id FROM judgments JOIN tasks ON tasks.id = judgments.task_id
+    WHERE purpose = 'gold' AND verdict <> 'skip' ORDER BY judgments.seq
+"""
+
+
 def load_lease_book(connection: duckdb.DuckDBPyConnection) -> LeaseBook:
     book = LeaseBook()
     book.add(_task(row) for row in fetch_rows(connection, _TASKS))
@@ -45,12 +57,26 @@ def load_lease_book(connection: duckdb.DuckDBPyConnection) -> LeaseBook:
         if verdict is None:
             book.issue(lease)
         elif verdict != "skip":
-            book.tasks[lease.task_id].slots[lease.slot] = FILLED
+            task = book.tasks[lease.task_id]
+            task.reach(lease.slot)
+            task.slots[lease.slot] = FILLED
     for row in fetch_rows(connection, _IMPORTED):
         slots = book.tasks[row["task_id"]].slots
         free = [i for i, holder in enumerate(slots) if holder is None]
         for i in free[: row["num_filled"]]:
             slots[i] = FILLED
+    book.num_labels = fetch_rows(connection, _LABELS)[0]["n"]
+    return book
+
+
+def load_training(connection: duckdb.DuckDBPyConnection) -> TrainingBook:
+    """Known answers, the last one of each pair, and the verdicts given on training pairs in their order."""
+    book = TrainingBook()
+    for row in fetch_rows(connection, "SELECT subject, data FROM events WHERE kind = 'task.answer' ORDER BY seq"):
+        book.answers[row["subject"]] = KnownAnswer(**json.loads(row["data"]))
+    for row in fetch_rows(connection, _GIVEN):
+        verdict = oriented(row["verdict"], row["response_a_id"], row["response_1_id"])
+        book.given.setdefault(row["annotator_id"], []).append((row["task_id"], verdict))
     return book
 
 

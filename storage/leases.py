@@ -6,7 +6,7 @@ function that undoes it. The book is rebuilt from the tables at start (lease_tab
 """
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -52,6 +52,10 @@ class TaskBook:
     num_made: dict[str, int] = field(default_factory=dict)  # annotator -> judgments of this task ever made
     done: set[str] = field(default_factory=set)  # annotators with a standing judgment or skip
 
+    def reach(self, slot: int) -> None:
+        """Training pairs have as many slots as are asked for."""
+        self.slots += [None] * (slot + 1 - len(self.slots))
+
     @property
     def entry(self) -> tuple[float, int, str]:
         return -self.priority, self.order, self.id
@@ -61,6 +65,8 @@ class LeaseBook:
     def __init__(self) -> None:
         self.tasks: dict[str, TaskBook] = {}
         self.leases: dict[str, Lease] = {}  # unanswered and still holding their slot, expired or not
+        self.num_labels = 0  # judgments made here that stand, but for skips and training pairs
+        self._training: list[TaskBook] = []
         self._held_by: dict[str, dict[str, None]] = {}  # annotator -> lease ids in order of issue
         self._heaps: dict[str, list[tuple[float, int, str]]] = {}  # annotator -> tasks that may have a place for them
         self._expiring: list[tuple[datetime, str]] = []
@@ -72,10 +78,12 @@ class LeaseBook:
         for task in added:
             self.tasks[task.id] = task
             self._offer(task)
+        self._training += [task for task in added if task.purpose == "gold"]
 
         def undo() -> None:
             for task in added:
                 self.tasks.pop(task.id, None)
+            self._training = [task for task in self._training if task.id in self.tasks]
 
         return undo
 
@@ -98,10 +106,13 @@ class LeaseBook:
         leases = [self.leases[lease_id] for lease_id in self._held_by.get(annotator_id, ())]
         return [lease for lease in leases if lease.expires_at > now]
 
-    def resumable(self, annotator_id: str, now: datetime) -> list[Lease]:
-        """Held leases that are still worth an answer: tasks closed meanwhile (another policy serves) only where an undo waits."""
-        held = self.held(annotator_id, now)
-        return [lease for lease in held if lease.supersedes or not self.tasks[lease.task_id].closed]
+    def resumable(self, annotator_id: str, now: datetime, *, in_training: bool = False) -> list[Lease]:
+        """Held leases that are still worth an answer: training pairs in training, else real pairs. Tasks closed meanwhile
+        (another policy serves) only where an undo waits."""
+        of_task = [(lease, self.tasks[lease.task_id]) for lease in self.held(annotator_id, now)]
+        return [
+            lease for lease, task in of_task if lease.supersedes or (not task.closed and (task.purpose == "gold") == in_training)
+        ]
 
     def next_task(self, annotator_id: str, now: datetime) -> tuple[TaskBook, int] | None:
         """The task this annotator should judge next and the slot for it; None when nothing is left for them.
@@ -110,7 +121,7 @@ class LeaseBook:
         """
         self._expire(now)
         if annotator_id not in self._heaps:
-            self._heaps[annotator_id] = [task.entry for task in self.tasks.values() if not task.closed]
+            self._heaps[annotator_id] = [t.entry for t in self.tasks.values() if not t.closed and t.purpose != "gold"]
             heapq.heapify(self._heaps[annotator_id])
         heap = self._heaps[annotator_id]
         while heap:
@@ -120,6 +131,25 @@ class LeaseBook:
                 return task, slot
             heapq.heappop(heap)
         return None
+
+    def training_tasks(self, known: Container[str]) -> list[TaskBook]:
+        """Open training pairs whose answer is known."""
+        return [task for task in self._training if not task.closed and task.id in known]
+
+    def next_training_task(self, tasks: list[TaskBook], annotator_id: str, now: datetime) -> tuple[TaskBook, int] | None:
+        """Of ``tasks`` the one this annotator answered least often, and a slot of their own: everybody answers all of them."""
+        busy = {lease.task_id for lease in self.held(annotator_id, now)}
+        free = (task for task in tasks if task.id not in busy)
+        task = min(free, key=lambda task: (task.num_made.get(annotator_id, 0), task.order), default=None)
+        if task is None:
+            return None
+        holders = [self.leases.get(holder) if holder else None for holder in task.slots]
+        lapsed = (k for k, lease in enumerate(holders) if lease is not None and lease.annotator_id == annotator_id)
+        return task, next(lapsed, len(task.slots))
+
+    def num_live(self, now: datetime) -> int:
+        """Leases of real pairs that may still be answered in time."""
+        return sum(lease.expires_at > now and self.tasks[lease.task_id].purpose != "gold" for lease in self.leases.values())
 
     def free_slot(self, task: TaskBook, now: datetime) -> int | None:
         """A slot that nobody holds: untouched ones first, then those whose lease has expired."""
@@ -132,7 +162,10 @@ class LeaseBook:
         """Give the lease's slot to it; whoever held the slot loses it."""
         task = self.tasks[lease.task_id]
         undo = self._remember(task)
+        task.reach(lease.slot)
         self._drop(task.slots[lease.slot])
+        if task.slots[lease.slot] == FILLED and task.purpose != "gold":
+            self.num_labels -= 1  # taken back
         if lease.supersedes is not None:
             task.done.discard(lease.annotator_id)
         self._hold(task, lease)
@@ -150,6 +183,7 @@ class LeaseBook:
         undo = self._remember(task)
         self._drop(lease.id)
         task.slots[lease.slot] = None if skipped else FILLED
+        self.num_labels += not skipped and task.purpose != "gold"
         self._count(task, lease.annotator_id)
         if skipped:
             self._offer(task)
@@ -191,6 +225,8 @@ class LeaseBook:
             del self._held_by[lease.annotator_id][lease.id]
 
     def _offer(self, task: TaskBook) -> None:
+        if task.purpose == "gold":
+            return
         for heap in self._heaps.values():
             heapq.heappush(heap, task.entry)
 
@@ -203,13 +239,13 @@ class LeaseBook:
 
     def _remember(self, task: TaskBook) -> Undo:
         """The function that puts the task and its leases back as they are now."""
-        slots, num_made, done = list(task.slots), dict(task.num_made), set(task.done)
+        slots, num_made, done, num_labels = list(task.slots), dict(task.num_made), set(task.done), self.num_labels
         leases = [self.leases[holder] for holder in slots if holder in self.leases]
 
         def restore() -> None:
             for holder in task.slots:
                 self._drop(holder)
-            task.slots, task.num_made, task.done = list(slots), num_made, done
+            task.slots, task.num_made, task.done, self.num_labels = list(slots), num_made, done, num_labels
             for lease in leases:
                 self._hold(task, lease)
             self._offer(task)

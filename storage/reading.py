@@ -1,11 +1,13 @@
 """Reading: every query of the store that is not an export. Readers have cursors of their own and never wait for the writer."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
 from storage.database import fetch_table
+from storage.labelling import training_of
 from storage.records import VERDICTS, Event, Judgment, Policy, Prompt, Response, Round, Task
 from storage.state import State
 from storage.tables import from_row
@@ -75,8 +77,13 @@ def stats(state: State) -> dict[str, Any]:
         "leases_open": sum(lease.expires_at > now for lease in list(state.book.leases.values())),
         "verdicts": {verdict: verdicts.get(verdict, 0) for verdict in VERDICTS},
         "judgments_per_hour": [[_iso(row["hour"]), row["n"]] for row in hours],
-        "by_annotator": [row | {"last_at": _iso(row["last_at"])} for row in state.database.rows(_BY_ANNOTATOR)],
+        "by_annotator": [_person(state, row) for row in state.database.rows(_BY_ANNOTATOR)],
     }
+
+
+def _person(state: State, row: dict[str, Any]) -> dict[str, Any]:
+    training = training_of(state, row["annotator_id"])
+    return row | {"last_at": _iso(row["last_at"]), "training": None if training is None else asdict(training)}
 
 
 def _iso(moment: datetime) -> str:
@@ -103,9 +110,9 @@ _PER_HOUR = """
 """
 _BY_ANNOTATOR = """
     SELECT annotators.id AS annotator_id, annotators.handle, annotators.kind,
-           count(*) FILTER (verdict <> 'skip') AS judgments, count(*) FILTER (verdict = 'skip') AS skips,
-           median(epoch(submitted_at) - epoch(shown_at)) AS median_seconds, max(submitted_at) AS last_at
+           count(*) FILTER (real AND verdict <> 'skip') AS judgments, count(*) FILTER (real AND verdict = 'skip') AS skips,
+           median(epoch(submitted_at) - epoch(shown_at)) FILTER (real) AS median_seconds, max(submitted_at) AS last_at
     FROM standing JOIN annotators ON annotators.id = standing.annotator_id
-    JOIN tasks ON tasks.id = standing.task_id AND tasks.purpose <> 'gold'
+    JOIN (SELECT id, purpose <> 'gold' AS real FROM tasks) tasks ON tasks.id = standing.task_id
     GROUP BY ALL ORDER BY judgments DESC, handle
 """

@@ -155,11 +155,32 @@ SubmitStatus = Literal["stored", "duplicate", "conflict", "expired", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """What is told about the answer to a training pair; ``expected`` in the order shown."""
+
+    right: bool
+    expected: Verdict
+    explanation: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingStatus:
+    """Training pairs answered and right of the round under way; ``passed`` None: not finished, False: another round begins."""
+
+    done: int
+    total: int
+    right: int
+    passed: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitResult:
     """stored: new. duplicate: the same answer again. conflict: another answer for a used lease. expired: lapsed and reissued."""
 
     status: SubmitStatus
     judgment: Judgment | None = None
+    feedback: Feedback | None = None  # of a training pair
+    training: TrainingStatus | None = None  # of a training pair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

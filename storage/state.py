@@ -13,6 +13,7 @@ from storage.campaign import Campaign
 from storage.database import Database
 from storage.leases import LeaseBook
 from storage.records import Judgment, Message
+from storage.training import TrainingBook
 from storage.writer import Transaction, Writer
 
 V = TypeVar("V")
@@ -78,6 +79,7 @@ class State:
     accounts: Accounts
     counters: Counters
     campaign: Campaign
+    training: TrainingBook
     clock: Callable[[], datetime]
     rng: random.Random  # which side is shown first; drawn by the writer thread only
     lease_seconds: float

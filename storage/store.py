@@ -3,7 +3,8 @@
 Every writing method returns after COMMIT: what it acknowledges survives kill -9. All methods may be called from any thread.
 Event kinds with a meaning here: ``policy.promoted`` (that policy serves, the one before is retired), ``policy.retired``,
 ``round.done|failed|cancelled|interrupted|resumed`` (data.message), ``judgment.withdrawn``, ``task.closed`` (no more leases),
-``user.disabled``, ``token.revoked``, ``campaign.changed`` (data: the whole record, campaign.py).
+``user.disabled``, ``token.revoked``, ``campaign.changed`` (data: the whole record, campaign.py),
+``task.answer`` (what is known of a training pair: verdict, explanation).
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from storage.records import (
     SubmitResult,
     Task,
     Token,
+    TrainingStatus,
     User,
 )
 
@@ -99,6 +101,8 @@ class Store(Protocol):
 
     # Reading.
     def campaign(self) -> Campaign: ...
+    def training(self, annotator_id: str) -> TrainingStatus | None: ...  # None: the campaign has no training round
+    def budget_spent(self) -> bool: ...  # no new pairs are handed out until the campaign's budget is raised
     def list_prompts(self, split: str | None = None) -> list[Prompt]: ...
     def list_policies(self) -> list[Policy]: ...  # by number, with status
     def get_policy(self, policy_id: str) -> Policy | None: ...

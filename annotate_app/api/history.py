@@ -1,5 +1,6 @@
 """One's own work, over HTTP: who one is, progress, the judgments made so far, and figures about oneself."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -29,10 +30,12 @@ def build_router(context: AppContext) -> APIRouter:
 
     @router.get("/me/progress")
     def progress(annotator_id: AnnotatorId, since: Since = None) -> dict[str, Any]:
-        """Your own numbers, and whether new pairs are being prepared."""
+        """Your own numbers, whether new pairs are being prepared, and whether the campaign's budget is spent."""
         [row] = store.query(_PROGRESS, {"me": annotator_id, "today": since or _midnight()}).to_pylist()
         newest = next(iter(store.list_rounds()), None)
-        return row | {"preparing": newest is not None and newest.status == "running"}
+        spent = store.budget_spent()
+        left = {"remaining": 0} if spent else {}
+        return row | left | {"preparing": newest is not None and newest.status == "running", "budget_reached": spent}
 
     @router.get("/me/judgments")
     def judgments(
@@ -60,7 +63,8 @@ def build_router(context: AppContext) -> APIRouter:
         """Figures about your own work: pace, shares, and whether you judge a repeated pair alike.
 
         ``per_hour`` is [[start of the hour, judgments], ...] of the last hours, oldest first; shares are 0 to 1;
-        ``first_side_share`` is how often the response shown first won; ``repeats`` is null while no pair came twice.
+        ``first_side_share`` is how often the response shown first won; ``repeats`` is null while no pair came twice,
+        ``training`` where the campaign has none.
         """
         [row] = store.query(_STATS, {"me": annotator_id, "today": since or _midnight()}).to_pylist()
         verdicts = {v["verdict"]: v["n"] for v in store.query(_VERDICTS, {"me": annotator_id}).to_pylist()}
@@ -70,7 +74,7 @@ def build_router(context: AppContext) -> APIRouter:
             "per_hour": _per_hour(context, annotator_id),
             "verdict_shares": {name: verdicts.get(name, 0) / total if total else 0.0 for name in VERDICTS},
             "repeats": repeats if repeats["n"] else None,
-            "training": None,
+            "training": asdict(training) if (training := store.training(annotator_id)) else None,
         }
 
     return router

@@ -3,6 +3,7 @@
 The labelling page and programs use the same routes. A verdict may ask for the next pairs, so that the hot path is one request.
 """
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -69,7 +70,11 @@ def build_router(context: AppContext) -> APIRouter:
 
     @router.post("/leases")
     def lease(annotator_id: AnnotatorId, body: LeaseBody | None = None) -> dict[str, Any]:
-        """Pairs to judge; an empty list when nothing is left for you."""
+        """Pairs to judge; an empty list when nothing is left for you.
+
+        ``kind`` is pair, ranking (answer with ``ranking``) or training (its answer is known; pairs of this kind come first
+        while the campaign's training is not passed). ``responses`` are in the order shown.
+        """
         body = body or LeaseBody()  # pyright: ignore[reportCallIssue]
         return {"leases": [lease_json(pair) for pair in store.lease(annotator_id, body.count, resume=body.resume)]}
 
@@ -80,14 +85,23 @@ def build_router(context: AppContext) -> APIRouter:
 
     @router.post("/judgments", status_code=201, responses={200: {"description": "the same answer was stored before"}})
     def judge(body: JudgmentBody, annotator_id: AnnotatorId, response: Response) -> dict[str, Any]:
-        """Store the answer to a lease: 201 stored, 200 repeated, 409 answered differently, 410 given away, 404 unknown."""
+        """Store the answer to a lease: 201 stored, 200 repeated, 409 answered differently, 410 given away, 404 unknown.
+
+        On a training pair ``feedback`` says whether it was right, which verdict was expected and why, and ``training`` how far
+        the round is (``passed`` null until it is finished); both are null otherwise.
+        """
         result = store.submit(_answer(body, body.lease_id), annotator_id=annotator_id)
         if result.status in _REFUSALS:
             raise HTTPException(*_REFUSALS[result.status])
         assert result.judgment is not None
         response.status_code = 201 if result.status == "stored" else 200
         upcoming = store.lease(annotator_id, body.next) if body.next else []
-        return {"judgment": judgment_json(result.judgment), "next": [lease_json(pair) for pair in upcoming]}
+        return {
+            "judgment": judgment_json(result.judgment),
+            "feedback": asdict(result.feedback) if result.feedback else None,
+            "training": asdict(result.training) if result.training else None,
+            "next": [lease_json(pair) for pair in upcoming],
+        }
 
     @router.post("/judgments/{judgment_id}/correct", status_code=201, responses={200: {"description": "corrected so before"}})
     def correct(judgment_id: str, body: AnswerBody, annotator_id: AnnotatorId, response: Response) -> dict[str, Any]:

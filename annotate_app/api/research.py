@@ -202,7 +202,7 @@ def _data(context: AppContext) -> APIRouter:
 
     @router.post("/imports/{what}")
     async def import_(
-        request: Request, what: Literal["prompts", "judgments"], filename: str, skip_bad: bool = False
+        request: Request, what: Literal["prompts", "judgments", "training"], filename: str, skip_bad: bool = False
     ) -> dict[str, Any]:
         """Import the file in the body; ``filename`` says by its ending what it is."""
         async with _received(request, filename) as path:

@@ -23,7 +23,7 @@ def import_prompts(
     file: FileArgument, skip_bad: SkipBadOption = False, data: DataOption = DATA_DIR, as_json: JsonOption = False
 ) -> None:
     """Import prompts: columns prompt, messages, instruction, question or text; a split column is kept."""
-    _import("prompts", file, skip_bad, data, as_json)
+    send_file("prompts", file, skip_bad, data, as_json)
 
 
 @imports.command("judgments")
@@ -31,11 +31,11 @@ def import_judgments(
     file: FileArgument, skip_bad: SkipBadOption = False, data: DataOption = DATA_DIR, as_json: JsonOption = False
 ) -> None:
     """Import judgments: pairs files, TRL preference (explicit or implicit prompt), arena battles, a raw export."""
-    _import("judgments", file, skip_bad, data, as_json)
+    send_file("judgments", file, skip_bad, data, as_json)
 
 
 def export(
-    format: Annotated[str, typer.Argument(help="raw, trl, trl-implicit, unpaired, arena or hf (a dataset folder).")],
+    format: Annotated[str, typer.Argument(help="raw, training, trl, trl-implicit, unpaired, arena or hf (a dataset folder).")],
     out: Annotated[Path, typer.Option("--out", help="File to write (.jsonl or .parquet), or a folder for hf.")],
     data: DataOption = DATA_DIR,
     as_json: JsonOption = False,
@@ -63,7 +63,7 @@ def export(
     report({"format": format, "path": str(out), "bytes": size}, f"Wrote {out} ({size:,} bytes).", as_json=as_json)
 
 
-def _import(what: str, file: Path, skip_bad: bool, data: Path, as_json: bool) -> None:
+def send_file(what: str, file: Path, skip_bad: bool, data: Path, as_json: bool) -> None:
     try:
         content = file.read_bytes()
     except OSError as error:

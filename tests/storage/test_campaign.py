@@ -4,6 +4,7 @@ import pytest
 
 from storage.campaign import Campaign, build_campaign, campaign_values
 from storage.errors import UserError
+from tests.storage.builders import fill, judge
 
 
 def test_a_new_store_has_the_default_campaign(store):
@@ -50,3 +51,25 @@ def test_a_wrong_value_is_named(values, told):
     with pytest.raises(UserError, match="campaign: ") as caught:
         build_campaign(values)
     assert told in str(caught.value)
+
+
+def test_the_budget_counts_labels_and_pairs_handed_out_and_forgets_lapsed_ones(reopen, clock):
+    store = reopen()
+    fill(store, num_tasks=6)
+    store.set_campaign(Campaign(budget_labels=3), actor="rosa")
+    judge(store, "ann0")
+    assert len(store.lease("ann1", 9)) == 2
+    assert (store.lease("ann0", 1), store.budget_spent()) == ([], True)
+    clock.advance(601)  # nobody answered
+    assert not store.budget_spent()
+    judge(store, "ann0")
+    store = reopen()
+    assert not store.budget_spent()
+    judge(store, "ann0")
+    assert (store.budget_spent(), reopen().budget_spent()) == (True, True)
+
+
+def test_without_a_budget_everything_is_handed_out(store):
+    fill(store, num_tasks=6)
+    assert len(store.lease("ann0", 9)) == 6
+    assert not store.budget_spent()
