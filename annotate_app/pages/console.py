@@ -17,8 +17,8 @@ from annotate_app.pages.console_results import build_policies
 from annotate_app.pages.console_round import build_round
 
 TICK_SECONDS = 3
-# Overview and reports are islands: empty columns that these scripts fill (static/island.js).
-HEAD = "".join(f'<script type="module" src="/ui/{name}.js"></script>' for name in ("overview", "report"))
+# Overview, running job and reports are islands: empty columns that these scripts fill (static/island.js).
+HEAD = "".join(f'<script type="module" src="/ui/{name}.js"></script>' for name in ("overview", "report", "tables"))
 CSS_FILE = Path(__file__).parent.parent / "static" / "console.css"
 
 
@@ -65,6 +65,10 @@ def console_look() -> dict[str, Any]:
         button_cancel_background_fill="#b91c1c",
         button_cancel_background_fill_dark="#b91c1c",
         button_cancel_text_color="#ffffff",
+        body_text_color_subdued="#5a5d6a",
+        body_text_color_subdued_dark="#b6bac8",
+        block_info_text_color="#5a5d6a",
+        block_info_text_color_dark="#b6bac8",
         button_cancel_text_color_dark="#ffffff",
     )
     return {"theme": theme, "css_paths": CSS_FILE, "head": HEAD}

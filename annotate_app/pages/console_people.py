@@ -21,13 +21,13 @@ def build_data(context: AppContext, problem: gr.Markdown) -> None:
     """Exports are links to the API, which streams them; imports are uploads."""
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
-            gr.Markdown("### Export\n\nEverything that was judged, as a file; labelling goes on meanwhile.")
+            gr.Markdown("## Export\n\nEverything that was judged, as a file; labelling goes on meanwhile.")
             formats = [(text.FORMAT_NAMES.get(name, name), name) for name in EXPORT_FORMATS]
             format_ = gr.Dropdown(formats, value="raw", label="Format", elem_id="export-format")
             container = gr.Radio(["jsonl", "parquet"], value="jsonl", label="File type")
             download = gr.Button("Download", variant="primary", link=_export_link("raw", "jsonl"), elem_id="download-export")
         with gr.Column(min_width=320):
-            gr.Markdown("### Import\n\nJSONL, CSV or Parquet. A file with bad rows is refused whole and the rows are named.")
+            gr.Markdown("## Import\n\nJSONL, CSV or Parquet. A file with bad rows is refused whole and the rows are named.")
             kind = gr.Radio(["prompts", "judgments"], value="prompts", label="What is in the file")
             skip_bad = gr.Checkbox(False, label="Import the good rows of a file with bad ones")
             upload = gr.File(label="File", file_types=[".jsonl", ".json", ".csv", ".parquet"], type="filepath", height=140)
@@ -54,13 +54,13 @@ def _export_link(name: str, container: str) -> str:
 def build_people(context: AppContext, problem: gr.Markdown) -> Part:
     """Everybody who may sign in; make links, shut people out."""
     listed = gr.Markdown(elem_id="people", elem_classes="sheet")
-    gr.Markdown("### Invite\n\nA link signs in once and lasts a week. Make another at any time.")
+    gr.Markdown("## Invite\n\nA link signs in once and lasts a week. Make another at any time.")
     with gr.Row(equal_height=True, elem_classes="fields"):
         name = gr.Textbox(label="Name", max_length=80, elem_id="invite-name")
         role = gr.Radio(["annotator", "researcher"], value="annotator", label="Role")
         invite = gr.Button("Make a sign-in link", variant="primary", scale=0, min_width=200, elem_id="invite")
     link = gr.Textbox(label="Sign-in link", buttons=["copy"], interactive=False, elem_id="invite-link")
-    gr.Markdown("### Shut out\n\nAt once, in every browser. Judgments stay.")
+    gr.Markdown("## Shut out\n\nAt once, in every browser. Judgments stay.")
     with gr.Row(equal_height=True, elem_classes="fields"):
         who = gr.Dropdown([], label="Person", elem_id="disable-choice")
         disable = gr.Button("Disable", variant="stop", scale=0, min_width=200, elem_id="disable")

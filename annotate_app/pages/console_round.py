@@ -33,7 +33,7 @@ def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
         with gr.Column(scale=2, min_width=320):
             start, inputs, run = _settings_form(context)
         with gr.Column(scale=3, min_width=320):
-            gr.Markdown("### Now")
+            gr.Markdown("## Now")
             gr.Column(elem_id="now-host")
             with gr.Row():
                 cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-round")
@@ -53,7 +53,7 @@ def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
 def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[..., None]]:
     default = JobSettings()
     rules = {rule["name"]: rule["summary"] for rule in context.rounds.rules()}
-    gr.Markdown("### Start\n\nThe defaults are what we recommend. `auto` is picked from the data and said in the report.")
+    gr.Markdown("## Start\n\nThe defaults are what we recommend. `auto` is picked from the data and said in the report.")
     kind = gr.Dropdown(KINDS, value="round", label="Job")
     rule = gr.Dropdown(list(rules), value=default.update.rule, label="Update rule", info=rules.get(default.update.rule))
     rule.change(lambda name: gr.update(info=rules.get(name)), rule, rule, show_progress="hidden", api_visibility="private")
@@ -121,5 +121,5 @@ def _newest_number(context: AppContext) -> int:
 def _draw_now(rounds: list[Round]) -> list[Any]:
     status = rounds[0].status if rounds else ""
     running = status == "running"
-    jobs = "### Jobs\n\n" + text.jobs_table(rounds)
+    jobs = "## Jobs\n\n" + text.jobs_table(rounds)
     return [jobs, enabled(not running), gr.update(visible=running), gr.update(visible=status in STOPPED)]

@@ -76,7 +76,7 @@ def promotions_table(events: Sequence[Event], policies: Sequence[Policy], names:
         )
         for event in reversed(events)
     ]
-    return "### History\n\n" + table(["when (UTC)", "began to serve", "by", "reason"], rows) if rows else ""
+    return "## History\n\n" + table(["when (UTC)", "began to serve", "by", "reason"], rows) if rows else ""
 
 
 def imported_text(what: str, result: Mapping[str, Any]) -> str:

@@ -18,10 +18,9 @@ CURVES_SHOWN = 6
 def now_page(job: JobProgress | None, log_tail: str) -> str:
     """The whole document."""
     body = "<p>No job has run yet. The first one appears here.</p>" if job is None else _job(job, log_tail)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Now</title>'
-        f'<style>{page_style("report", "overview")}</style></head><body><main class="report overview"><div id="progress">{body}</div></main></body></html>'
-    )
+    head = f'<meta charset="utf-8"><title>Now</title><style>{page_style("report", "overview")}</style>'
+    main = f'<main class="report overview"><div id="progress">{body}</div></main>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{main}</body></html>'
 
 
 def job_html(job: JobProgress) -> str:

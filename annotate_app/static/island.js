@@ -1,5 +1,5 @@
 // What the console's islands share: an empty Gradio column becomes a shadow root that shows a page of ours, fetched as HTML.
-// Every text in such a page was made inert by the server; its style and its <main> are all that is taken.
+// Every text in such a page was made inert by the server; its style and what is in its <main> are all that is taken.
 
 export async function api(path, headers = {}) {
   const answer = await fetch(`/api/v1${path}`, { headers: { accept: "application/json, text/html;q=.9", ...headers } });
@@ -10,8 +10,15 @@ export async function api(path, headers = {}) {
 
 export function pageOf(text) {
   const page = new DOMParser().parseFromString(text, "text/html");
-  return { style: page.querySelector("style").textContent, main: document.adoptNode(page.querySelector("main")) };
+  const main = page.querySelector("main");
+  const place = document.createElement("div"); // the console has a main of its own
+  place.className = main.className;
+  place.append(...main.childNodes);
+  return { style: page.querySelector("style").textContent, place };
 }
+
+// A shadow root's sheet cannot register properties; report.css animates this one (console.css, too).
+CSS.registerProperty({ name: "--fade", syntax: "<length>", inherits: false, initialValue: "0px" });
 
 // Calls make(root, host) once for the element of this id; Gradio draws it late, may draw it anew, and switches light and dark.
 export function attach(id, make) {

@@ -35,14 +35,14 @@ class Live {
 
   // What is open stays open, and the keyboard stays where it was.
   paint(text, mark) {
-    const { style, main } = pageOf(text);
+    const { style, place } = pageOf(text);
     const opened = [...this.place.querySelectorAll("details")].map((details) => details.open);
-    main.querySelectorAll("details").forEach((details, i) => (details.open = opened[i] ?? false));
+    place.querySelectorAll("details").forEach((details, i) => (details.open = opened[i] ?? false));
     const stops = "summary, [tabindex]";
     const focused = [...this.place.querySelectorAll(stops)].indexOf(this.place.getRootNode().activeElement);
     if (this.sheet.textContent !== style) this.sheet.textContent = style;
-    this.place.replaceChildren(main);
-    main.querySelectorAll(stops)[focused]?.focus({ preventScroll: true });
+    this.place.replaceChildren(place);
+    place.querySelectorAll(stops)[focused]?.focus({ preventScroll: true });
     this.mark = mark;
   }
 }

@@ -51,9 +51,9 @@ class Reports {
     try {
       const text = await (await api(`/rounds/${Number(number)}/report.html`)).text();
       if (this.job.value !== `${number}`) return; // another was chosen meanwhile
-      const { style, main } = pageOf(text);
+      const { style, place } = pageOf(text);
       this.sheet.textContent = style;
-      this.report.replaceChildren(main);
+      this.report.replaceChildren(place);
       this.download.href = `/api/v1/rounds/${Number(number)}/report.html?download=true`;
       this.say("");
     } catch (error) {

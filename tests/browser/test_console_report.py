@@ -70,7 +70,7 @@ def test_the_downloaded_file_reads_the_same_without_an_app(open_page, context, e
     assert download.value.suggested_filename == "round-1-report.html"
     path = tmp_path / "report.html"
     download.value.save_as(path)
-    shown = page.locator("#report-host main").inner_text()
+    shown = page.locator("#report-host .report").inner_text()
     colours = {}
     for theme in ("light", "dark"):
         window = chromium.new_context(offline=True, color_scheme=theme, java_script_enabled=theme == "dark")
