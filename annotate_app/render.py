@@ -8,32 +8,54 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 import nh3
 from markdown_it import MarkdownIt
 
+from annotate_app.formulas import CLOSE, OPEN, add_formulas, insert_formulas
 from annotate_app.texts import ROLE_NAMES
 from storage.records import Message
 
 TAGS = {"p", "br", "hr", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "em", "strong", "s"}
 TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "a"}
-ATTRIBUTES = {"a": {"href"}, "ol": {"start"}}
+ATTRIBUTES = {"a": {"href"}, "ol": {"start"}, "pre": {"data-language"}}
+MARKDOWN_LIMIT = 60_000  # characters; a longer text is shown as it is, so that parsing it keeps nobody waiting
+SHOWN_LIMIT = 200_000  # characters of a text that the page shows at once
 RENDERED_KEPT = 4096
 # Characters that reorder the text around them: shown, not obeyed, or "abc" could be made to read as "cba".
 BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 # Controls that browsers drop or draw as nothing; tab and line breaks stay.
 OTHER_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+HELD_CHARACTERS = re.compile(f"[{OPEN}{CLOSE}]")  # the place holders of formulas; nobody else may write them
 
 _markdown = (
     MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"]).disable(["image", "code"])
 )
+add_formulas(_markdown)
+
+
+def _fence(renderer: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    """Code in its box; the language is told beside it."""
+    language = escape(tokens[index].info.strip().split(" ")[0][:30])
+    told = f' data-language="{language}"' if language else ""
+    return f"<pre{told}><code>{escape(tokens[index].content)}</code></pre>\n"
+
+
+_markdown.add_render_rule("fence", _fence)
 
 
 @lru_cache(maxsize=RENDERED_KEPT)
 def render_markdown(text: str) -> str:
-    """Sanitised HTML of Markdown text. Line breaks are kept, links open elsewhere and say nothing about us."""
-    html = _markdown.render(show_controls(text))
-    return nh3.clean(
+    """Sanitised HTML of Markdown text, with formulas as MathML. Line breaks are kept, links open elsewhere and say nothing
+    about us. A very long text is not read as Markdown, and is cut at SHOWN_LIMIT characters.
+    """
+    shown = show_controls(text[:SHOWN_LIMIT])
+    if len(text) > MARKDOWN_LIMIT:
+        return f"<pre>{escape(shown)}</pre>"
+    env: dict[str, Any] = {}
+    html = _markdown.render(HELD_CHARACTERS.sub("", shown), env)
+    clean = nh3.clean(
         html,
         tags=TAGS,
         attributes=ATTRIBUTES,
@@ -41,7 +63,13 @@ def render_markdown(text: str) -> str:
         link_rel="noopener noreferrer nofollow",
         clean_content_tags={"script", "style"},
         set_tag_attribute_values={"a": {"target": "_blank"}},
-    ).strip()
+    )
+    return insert_formulas(clean, env.get("formulas", [])).strip()
+
+
+def is_cut(text: str) -> bool:
+    """Whether ``render_markdown`` shows only the beginning."""
+    return len(text) > SHOWN_LIMIT
 
 
 def show_controls(text: str) -> str:

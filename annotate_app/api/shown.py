@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from annotate_app.render import render_markdown, render_prompt
+from annotate_app.render import is_cut, render_markdown, render_prompt
 from storage.rankings import LETTERS, letters_ranked
 from storage.records import Judgment, LeasedPair, Message
 
@@ -33,8 +33,11 @@ def prompt_json(prompt: Sequence[Message]) -> dict[str, Any]:
 
 
 def responses_json(texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Responses in the order shown, with the letters they are named by."""
-    return [{"label": letter, "text": text, "html": render_markdown(text)} for letter, text in zip(LETTERS, texts, strict=False)]
+    """Responses in the order shown, with the letters they are named by; ``truncated``: the html shows only the beginning."""
+    return [
+        {"label": letter, "text": text, "html": render_markdown(text), "truncated": is_cut(text)}
+        for letter, text in zip(LETTERS, texts, strict=False)
+    ]
 
 
 def judgment_json(judgment: Judgment) -> dict[str, Any]:

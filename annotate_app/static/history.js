@@ -93,7 +93,7 @@ class History {
     // The server made every html from Markdown with raw HTML off and an allow-list.
     box.innerHTML = `
       <div class="text prompt-text" dir="auto">${judgment.prompt_html}</div>
-      <div class="past-cards">${judgment.responses.map(({ label, html }) => `<section><h3><span class="letter">${label.toUpperCase()}</span></h3><div class="text" dir="auto" tabindex="0" role="region" aria-label="${t("pair.response_text", { side: label.toUpperCase() })}">${html}</div></section>`).join("")}</div>
+      <div class="past-cards">${judgment.responses.map(({ label, html }) => `<section><h3><span class="letter">${label.toUpperCase()}</span></h3><div class="text" dir="auto" tabindex="0" role="group" aria-label="${t("pair.response_text", { side: label.toUpperCase() })}">${html}</div></section>`).join("")}</div>
       ${corrected}`;
     if (judgment.rationale) box.append(Object.assign(document.createElement("blockquote"), { textContent: judgment.rationale, dir: "auto" }));
     if (judgment.kind === "pair") box.append(this.#verdicts(judgment, item));

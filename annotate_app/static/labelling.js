@@ -5,11 +5,12 @@ import { Extras } from "./extras.js";
 import { openHistory } from "./history.js";
 import { listen } from "./keys.js";
 import { ask, askEdit } from "./menus.js";
+import { Reading } from "./reading.js";
 import { ApiError, Sender, call, serverNow } from "./sender.js";
 import { chooseLanguage, loadTexts, t } from "./texts.js";
 import { FLAG_REASONS, SCALE, SKIP_REASONS, describe, markup, paintAway, paintPair, paintProgress, paintTools } from "./view.js";
 
-const SHEETS = ["labelling.css", "extras.css", "history.css"];
+const SHEETS = ["labelling.css", "reading.css", "extras.css", "history.css"];
 const AHEAD = 2; // pairs held besides the one shown
 const POLL_MS = 5_000;
 const RENEW_MS = 4 * 60_000;
@@ -72,6 +73,7 @@ class Labelling {
     this.campaign = campaign;
     this.find = (id) => root.getElementById(id);
     this.extras = new Extras(root, this.find, campaign);
+    this.reading = new Reading(root, this.find);
     this.pairs = []; // the first is shown
     this.history = []; // own verdicts of this visit, newest last
     this.strength = null;
@@ -274,6 +276,7 @@ class Labelling {
     paintPair(this.find, pair);
     this.extras.show(pair);
     this.#setState("pair");
+    this.reading.show(pair);
     this.shownAt = document.hidden ? null : serverNow();
     this.find("announce").textContent = said + t("pair.new", { prompt: this.find("text-prompt").textContent.slice(0, 160) });
   }
@@ -308,6 +311,7 @@ class Labelling {
   #toast(message) {
     const line = this.find("toast");
     line.textContent = message;
+    this.find("announce").textContent = message;
     line.classList.add("shown");
     clearTimeout(this.toastTimer);
     this.toastTimer = setTimeout(() => line.classList.remove("shown"), TOAST_MS);
@@ -395,6 +399,15 @@ class Labelling {
     if (answer) this.judge("skip", { reasons: answer.choice ? [answer.choice] : [] });
   }
 
+  /** Where there is no room for a button each. */
+  async askMore() {
+    if (!this.current) return;
+    const acts = { askFlag: "key.flag", askMessage: "key.message", ...(this.campaign.allow_edits && { askEdit: "key.edit" }), mark: "key.mark" };
+    const choices = Object.entries(acts).map(([act, key]) => [act, t(key)]);
+    const answer = await ask(this.root, { id: "more-menu", name: t("menu.name"), choices });
+    if (answer) this[answer.choice]();
+  }
+
   async askFlag() {
     if (!this.current) return;
     const { lease_id } = this.current;
@@ -416,6 +429,11 @@ class Labelling {
     const first = this.root.activeElement?.closest(".card")?.dataset.side ?? "a";
     const answer = await askEdit(this.root, texts, first);
     if (answer && pair === this.current) this.judge(answer.side, { edited_text: answer.text });
+  }
+
+  read(how) {
+    const said = this.reading.toggle(how);
+    if (said) this.#toast(said);
   }
 
   mark() {
@@ -452,6 +470,7 @@ class Labelling {
     on("undo", () => this.undo());
     on("skip", () => this.askSkip());
     on("history-open", () => this.openHistory());
+    on("more-open", () => this.askMore());
     on("flag-open", () => this.askFlag());
     on("message-open", () => this.askMessage());
     if (this.campaign.allow_edits) on("edit-open", () => this.askEdit());

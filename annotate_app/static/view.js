@@ -49,7 +49,6 @@ const header = () => `
       ${plain("guidelines-toggle", t("head.guidelines"), "G", 'aria-expanded="false" aria-controls="guidelines"')}
       ${plain("history-open", t("head.history"), "H", 'aria-haspopup="dialog"')}
       <button type="button" class="plain" id="help-open" aria-label="${t("head.keys")}">${key("?")}</button>
-      <select class="plain" id="language" aria-label="${t("head.language")}">${Object.entries(LANGUAGES).map(([code, name]) => `<option value="${code}" lang="${code}">${name}</option>`).join("")}</select>
       <a class="plain" id="console-link" href="/console/" hidden>${t("head.console")}</a>
       <a class="plain" href="/sign-out" id="sign-out">${t("head.sign_out")}</a>
     </nav>
@@ -58,6 +57,7 @@ const header = () => `
 
 const bar = (campaign) => `
   <form class="bar" id="bar" aria-label="${t("bar.name")}">
+    <p class="toast" id="toast" aria-hidden="true"></p>
     <div class="extras" id="extras" hidden></div>
     <div class="tools">
       <button type="button" class="plain undo" id="undo" aria-keyshortcuts="U">${key("U")}<span id="undo-label">${t("bar.undo")}</span></button>
@@ -69,6 +69,7 @@ const bar = (campaign) => `
         ${plain("flag-open", t("flag.short"), "F", 'aria-haspopup="dialog"')}
         ${plain("message-open", t("message.short"), "N", 'aria-haspopup="dialog"')}
       </div>
+      <button type="button" class="plain" id="more-open" aria-haspopup="dialog">${t("bar.more")}</button>
       ${plain("skip", t("bar.skip"), "S", 'aria-keyshortcuts="S" aria-haspopup="dialog"')}
     </div>
     ${verdicts(campaign)}
@@ -80,21 +81,28 @@ export function markup(campaign) {
 <div class="page" data-state="loading">
   ${header()}
   <div class="body">
-    <main>
+    <div class="stage">
       <div class="pair" id="pair">
         <section class="prompt" aria-labelledby="prompt-name">
-          <h2 id="prompt-name">${t("pair.prompt")}</h2>
+          <div class="prompt-head">
+            <h2 id="prompt-name">${t("pair.prompt")}</h2>
+            <div class="reading" role="group" aria-label="${t("reading.name")}">
+              ${plain("differences", t("reading.differences"), "D", 'aria-pressed="false"')}
+              ${plain("raw", t("reading.raw"), "R", 'aria-pressed="false"')}
+              ${plain("in-step", t("reading.in_step"), "", 'aria-pressed="false"')}
+            </div>
+          </div>
           <div class="text" id="text-prompt" role="region" tabindex="0" aria-label="${t("pair.prompt_text")}" dir="auto"></div>
         </section>
         <div class="cards">${card("a")}${card("b")}</div>
       </div>
       <div class="away" id="away" role="status"></div>
-      <p class="toast" id="toast" role="status"></p>
       ${bar(campaign)}
-    </main>
+    </div>
     <aside id="guidelines" aria-label="${t("head.guidelines")}" hidden>
       <div class="aside-head"><h2>${t("head.guidelines")}</h2><button type="button" class="plain" id="guidelines-close" aria-label="${t("guidelines.close")}">✕</button></div>
       <div class="text" id="guidelines-text"></div>
+      <label class="language"><span>${t("head.language")}</span><select id="language">${Object.entries(LANGUAGES).map(([code, name]) => `<option value="${code}" lang="${code}">${name}</option>`).join("")}</select></label>
     </aside>
   </div>
   <p class="unseen" id="announce" aria-live="polite"></p>
@@ -121,6 +129,8 @@ export function paintPair(find, pair) {
     box.innerHTML = html || `<p class="nothing">${t("pair.empty")}</p>`;
     box.scrollTop = 0;
   }
+  const asked = find("text-prompt").querySelector(".turn:last-of-type"); // of a conversation, what was said last
+  if (asked) find("text-prompt").scrollTop = asked.offsetTop;
   find("pair").scrollTop = 0;
   find("pair").dataset.lease = pair.lease_id;
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
