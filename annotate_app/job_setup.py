@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from annotate_app.bootstrap import model_location
-from annotate_app.candidates import QueueOptions
+from annotate_app.labelling_queue import QueueOptions
 from storage.contract.settings import JobSettings, build_settings
 from storage.errors import UserError
 from storage.records import Policy, Round

@@ -13,6 +13,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 UNIFORM_SHARE = 0.2
 
@@ -34,6 +35,17 @@ class SelectedPair:
 
     pair: Pair
     rank: int
+    rule: str
+    score: float | None
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectedSet:
+    """Responses of one prompt to be ranked together; ``score`` is the sum over their pairs, ``probability`` that of the set."""
+
+    prompt_id: str
+    response_ids: tuple[str, ...]
     rule: str
     score: float | None
     probability: float
@@ -76,6 +88,32 @@ def select_pairs(pairs: Sequence[Pair], rule: str, *, rng: random.Random, per_pr
     return [selected for of_rank in ranks for selected in of_rank]
 
 
+def select_sets(pairs: Sequence[Pair], rule: str, *, rng: random.Random, size: int) -> list[SelectedSet]:
+    """For every prompt one set of ``size`` responses (all of them where there are fewer), prompts in random order.
+
+    ``pairs`` are all pairs of each prompt's responses. A set is drawn like a pair, by the sum of its pairs' scores.
+    """
+    by_prompt: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_prompt[pair.prompt_id].append(pair)
+    sets = [_draw_set(prompt_id, of_prompt, rule, rng, size) for prompt_id, of_prompt in by_prompt.items()]
+    rng.shuffle(sets)
+    return sets
+
+
+def _draw_set(prompt_id: str, pairs: list[Pair], rule: str, rng: random.Random, size: int) -> SelectedSet:
+    score_of = {frozenset((pair.response_1_id, pair.response_2_id)): PAIR_RULES[rule](pair) for pair in pairs}
+    responses = dict.fromkeys(i for pair in pairs for i in (pair.response_1_id, pair.response_2_id))
+    sets = list(combinations(responses, min(size, len(responses))))
+    scores = [sum(score_of[frozenset(two)] for two in combinations(chosen, 2)) for chosen in sets]
+    probabilities = _probabilities(scores)
+    index = rng.choices(range(len(sets)), probabilities)[0]
+    stored_score = None if PAIR_RULES[rule] is uniform else scores[index]
+    return SelectedSet(
+        prompt_id=prompt_id, response_ids=sets[index], rule=rule, score=stored_score, probability=probabilities[index]
+    )
+
+
 def _draw(pairs: list[Pair], rule: str, rng: random.Random, count: int) -> list[SelectedPair]:
     left = [(pair, PAIR_RULES[rule](pair)) for pair in pairs]
     drawn = []
@@ -92,7 +130,7 @@ def _probabilities(scores: list[float]) -> list[float]:
     total = sum(scores)
     if total <= 0:  # no pair stands out
         return [1 / len(scores)] * len(scores)
-    return [UNIFORM_SHARE / len(scores) + (1 - UNIFORM_SHARE) * score / total for score in scores]
+    return [UNIFORM_SHARE / len(scores) + (1 - UNIFORM_SHARE) * (score / total) for score in scores]
 
 
 def _known(logit: float | None) -> float:

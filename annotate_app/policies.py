@@ -5,8 +5,9 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from annotate_app.candidates import QueueOptions, make_tasks, read_report
+from annotate_app.candidates import read_report
 from annotate_app.job_setup import options_of
+from annotate_app.labelling_queue import QueueOptions, make_tasks
 from storage.errors import UserError
 from storage.records import Event, Policy, Round
 from storage.store import Store

@@ -19,7 +19,7 @@ from typing import Any
 
 from annotate_app import launcher as jobs
 from annotate_app.bootstrap import ensure_base_policy, ensure_prompts, learner_dir
-from annotate_app.candidates import QueueOptions, Registered, read_report, register_artifact
+from annotate_app.candidates import Registered, read_report, register_artifact
 from annotate_app.gate import decide
 from annotate_app.job_setup import (
     JobOptions,
@@ -30,6 +30,7 @@ from annotate_app.job_setup import (
     settings_of,
     write_job,
 )
+from annotate_app.labelling_queue import QueueOptions
 from annotate_app.launcher import JobExit, JobRunning, Launcher
 from annotate_app.policies import PolicyService
 from annotate_app.progress import JobProgress, ProgressReader
@@ -163,6 +164,11 @@ class RoundService:
     def rollback(self, *, actor: str, reason: str | None = None) -> Policy:
         """Let the parent of the serving policy serve again."""
         return self._policies.rollback(actor=actor, reason=reason)
+
+    def fill_queue(self) -> int:
+        """Make the tasks that the serving policy lacks, as the campaign asks now; returns their number."""
+        with self._lock:
+            return self._policies.fill_queue() if self._store.serving_policy() else 0
 
     # The service itself.
     def ensure_started(self) -> None:

@@ -188,8 +188,8 @@ class _Loop:
 @contextmanager
 def _running_app(plan: Plan, data_dir: Path, say: Say) -> Iterator[_Loop]:
     """The real app on a free port, a client with admin scope and the annotators, each with a token."""
-    from annotate_app.candidates import QueueOptions
     from annotate_app.commands.compose import admin_token, build_api, open_context
+    from annotate_app.labelling_queue import QueueOptions
     from annotate_app.server import serve_in_background
     from annotate_app.warm_learner import warm_learner
 

@@ -77,6 +77,10 @@ class Task:
     selection_prob: float
     created_at: datetime
 
+    @property
+    def shown_ids(self) -> tuple[str, ...]:
+        return self.response_1_id, self.response_2_id, *self.more_response_ids
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedPair:

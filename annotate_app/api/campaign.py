@@ -29,7 +29,10 @@ def build_router(context: AppContext) -> APIRouter:
     def set_campaign(body: Campaign, actor: Actor) -> dict[str, Any]:
         """Replace the whole record; what is left out takes its default. Answers the record as it is kept."""
         check_round(body.round)
+        before = store.campaign().responses_per_prompt
         store.set_campaign(body, actor=actor.actor)
+        if body.responses_per_prompt != before:  # pairs become rankings, or the other way round
+            context.rounds.fill_queue()
         return campaign_json(store.campaign(), all_of_it=True)
 
     return router

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from annotate_app.candidates import QueueOptions, _pairs, make_tasks, pair_scores
+from annotate_app.candidates import pair_scores
+from annotate_app.labelling_queue import QueueOptions, _pairs, make_tasks
 from storage.contract.jobs import artifact_dir
 from storage.contract.schemas import PAIR_SCORES
 from storage.duckdb_store import open_store

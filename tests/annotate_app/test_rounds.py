@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from annotate_app.candidates import QueueOptions, register_artifact
+from annotate_app.candidates import register_artifact
+from annotate_app.labelling_queue import QueueOptions
 from annotate_app.launcher import JobRunning, process_token
 from annotate_app.rounds import RoundService
 from storage.contract.jobs import artifact_dir, work_dir
