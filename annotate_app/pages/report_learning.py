@@ -1,6 +1,7 @@
 """What a report says of the preference model: how well it predicts, whom it trusts, whether preferences go in circles. Pure."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,9 @@ from annotate_app.pages.report_facts import ReportFacts
 from annotate_app.pages.report_parts import Block, Picture, Points, SideBySide, Table, Words
 
 MODEL_NAMES = {
-    "bradley_terry": "Bradley–Terry: one utility per response",
+    "bradley_terry": "Bradley–Terry",
     "bt_gpm": "Bradley–Terry with a cyclic part",
-    "general_preference": "general preference model: cyclic only",
+    "general_preference": "general preference model",
 }
 SCORES = {"log_loss": "log loss", "accuracy": "right", "brier": "Brier score", "ece": "calibration error"}
 VERDICTS = {True: "Yes.", False: "No sign of it.", None: "These judgments cannot tell."}
@@ -42,12 +43,22 @@ def preference_section(facts: ReportFacts) -> list[Block]:
         )
         table = Table("Reliability", ("predicted", "observed", "judgments"), numbers)
         blocks.append(Picture(pictures.reliability(bins), caption, table))
-    flips = preference.get("annotator_flips", {})
-    if flips:
-        named = sorted(((facts.annotators.get(who, who), rate) for who, rate in flips.items()), key=lambda row: -row[1])
-        caption = "How often the model thinks a verdict was the wrong way round"
-        blocks.append(Table(caption, ("annotator", "share"), [(name, f"{rate:.1%}") for name, rate in named]))
-    return blocks
+    people = _people(facts, preference)
+    return [*blocks, people] if people else blocks
+
+
+def _people(facts: ReportFacts, preference: Mapping[str, Any]) -> Table | None:
+    """How annotators answer, the least reliable first; None where none were told apart."""
+    flips, scales = preference.get("annotator_flips") or {}, preference.get("annotator_scales") or {}
+    if not flips:
+        return None
+    ordered = sorted(flips, key=lambda who: -flips[who])
+    rows = [(facts.annotators.get(who, who), f"{flips[who]:.1%}") for who in ordered]
+    header = ("annotator", "verdicts the wrong way round")
+    if scales:
+        rows = [(*row, f"{scales[who]:.2f} times" if who in scales else DASH) for row, who in zip(rows, ordered, strict=True)]
+        header = (*header, "sharpness beside the others")
+    return Table("How annotators answer, as the model sees it", header, rows)
 
 
 def audit_section(facts: ReportFacts) -> list[Block]:
@@ -56,12 +67,12 @@ def audit_section(facts: ReportFacts) -> list[Block]:
     if not audit.get("sentence"):
         return []
     votes = audit.get("votes") or {}
-    looks = {"hodge": "By votes alone", "triads": "By majority", "annotators": "By annotator"}
+    looks = {"hodge": "Votes", "triads": "Triads", "annotators": "Annotators"}
     said = [(name, votes[key]["sentence"]) for key, name in looks.items() if votes.get(key, {}).get("sentence")]
     if votes.get("curl", {}).get("num_triangles"):
-        said.append(("By triangle", _triangles(votes["curl"])))
+        said.append(("Triangles", _triangles(votes["curl"])))
     if not said and votes.get("sentence"):
-        said.append(("By votes alone", votes["sentence"]))
+        said.append(("Votes", votes["sentence"]))
     new = [(name, sentence) for name, sentence in said if sentence not in audit["sentence"]]
     blocks: list[Block] = [Words(f"{VERDICTS[audit.get('cyclic')]} {audit['sentence']}")]
     if new:
@@ -109,7 +120,10 @@ def _circle(facts: ReportFacts) -> list[Block]:
 
 def _why(preference: Mapping[str, Any]) -> str:
     why = preference.get("why")
-    return f"Why {_model_name(preference.get('selected', ''))} was taken: {why}." if why else ""
+    if not why:
+        return ""
+    named = re.sub("|".join(MODEL_NAMES), lambda found: MODEL_NAMES[found.group()], why)
+    return f"Why {_model_name(preference.get('selected', ''))} was taken: {named}."
 
 
 def _position_bias(preference: Mapping[str, Any]) -> str:
