@@ -85,9 +85,10 @@ def _point(name: str, sentence: str) -> str:
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.header)
     rows = "".join(_row(row) for row in table.rows)
+    kind = ' class="told"' if table.told else ""
     # A box that scrolls must be reachable by keyboard and say what it is.
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(table.caption)}"><table>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{_text(table.caption)}"><table{kind}>'
         f"<caption>{_text(table.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

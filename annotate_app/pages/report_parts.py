@@ -33,11 +33,12 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under a header; the first column names the row."""
+    """Rows of text under a header; the first column names the row. ``told``: the last holds sentences."""
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)

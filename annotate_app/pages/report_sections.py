@@ -79,7 +79,7 @@ def _settings(facts: ReportFacts) -> list[Block]:
         reasons = {name: str(why.get(name) or (known[name].description if name in known else "") or "") for name in picked}
         reasons["rule"] = facts.rule_summary
         rows = [(SETTING_NAMES.get(name, name), _short(value), reasons[name]) for name, value in picked.items()]
-        blocks.append(Table("Settings that ran", ("setting", "value", "why, or what it is"), rows))
+        blocks.append(Table("Settings that ran", ("setting", "value", "why, or what it is"), rows, told=True))
     changed = changed_settings(facts.settings)
     if changed:
         blocks.append(Points([("", f"Changed by hand: {name} = {value}") for name, value in changed]))
@@ -109,7 +109,7 @@ def _step(facts: ReportFacts) -> list[Block]:
     rows = [(label, _share(update[key]), meaning.get(key, "")) for key, label in FIT_NAMES.items() if update.get(key) is not None]
     blocks: list[Block] = [Words(f"From {facts.parent} to {facts.made or 'a new policy'}, by one step of the update rule.")]
     if rows:
-        blocks.append(Table("How well the step was taken", ("measure", "value", "what it means"), rows))
+        blocks.append(Table("How well the step was taken", ("measure", "value", "what it means"), rows, told=True))
     anchors = update.get("anchors", {})
     if anchors:
         named = [(facts.policies.get(policy, "a policy of elsewhere"), f"{weight:.0%}") for policy, weight in anchors.items()]
@@ -137,7 +137,7 @@ def _outcome(report: Mapping[str, Any]) -> list[Block]:
     if evaluation.get("text_quality") is not None:
         rows.append(("text quality", f"{evaluation['text_quality']:.0%}", meaning.get("text_quality", "")))
     if rows:
-        blocks.append(Table("How far it went", ("measure", "value (95 % interval)", "what it means"), rows))
+        blocks.append(Table("How far it went", ("measure", "value (95 % interval)", "what it means"), rows, told=True))
     said = [("Length", _length(evaluation)), ("Restricted duality gap", _gap(evaluation))]
     found = [(name, sentence) for name, sentence in said if sentence]
     return [*blocks, Points(found)] if found else blocks
