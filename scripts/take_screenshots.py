@@ -1,4 +1,4 @@
-"""Takes the README's pictures: a simulated run is made, the real app is started on its data, a browser opens both pages.
+"""Takes the pictures of the README and the guide: a simulated run is made, the real app is started on its data, a browser opens both pages.
 
     python scripts/take_screenshots.py [--data DIR] [--out docs/images]
 
@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 TABS = ("Overview", "Round", "Reports", "Policies", "Data", "People")
+GUIDE = (("light", 1440, ("Overview", "Round", "Reports")), ("dark", 390, ("Overview",)))
 
 
 def main() -> None:
@@ -42,11 +43,9 @@ def main() -> None:
                 browser = playwright.chromium.launch(executable_path=chromium, args=ARGS)
                 state = sign_in(browser, link)
                 site = link.split("/sign-in")[0]
-                shoot(browser, state, site, args.out, "light", 1440, TABS if args.all else ("Reports",))
-                if args.all:
-                    shoot(browser, state, site, args.out, "dark", 1440, TABS)
-                    shoot(browser, state, site, args.out, "light", 390, TABS)
-                    shoot(browser, state, site, args.out, "dark", 390, TABS)
+                every = [(scheme, width, TABS) for scheme in ("light", "dark") for width in (1440, 390)]
+                for scheme, width, tabs in every if args.all else GUIDE:
+                    shoot(browser, state, site, args.out, scheme, width, tabs)
         finally:
             app.terminate()
             app.wait(30)
@@ -94,9 +93,7 @@ def shoot(browser: Browser, state, site: str, out: Path, scheme: str, width: int
     for name in tabs:
         open_tab(page, name)
         settle(page)
-        page.screenshot(
-            path=out / f"console{'' if tabs == ('Reports',) else '-' + name.lower()}{suffix}.png", full_page=len(tabs) > 1
-        )
+        page.screenshot(path=out / f"console-{name.lower()}{suffix}.png", full_page=tabs is TABS)
     context.close()
 
 

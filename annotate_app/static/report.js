@@ -5,7 +5,7 @@ import { api, attach, pageOf } from "./island.js";
 
 const STYLE = `
   [hidden] { display: none !important; }
-  .bar { display: flex; flex-wrap: wrap; gap: 10px 12px; align-items: end; max-width: 900px; margin: 0 auto; padding: 4px 24px 0;
+  .bar { display: flex; flex-wrap: wrap; gap: 10px 12px; align-items: end; width: 100%; max-width: 900px; box-sizing: border-box; margin: 0 auto; padding: 4px 24px 0;
     font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; color: var(--text); }
   label { display: grid; gap: 3px; color: var(--muted); font-size: .85rem; flex: 1 1 220px; }
   select, .bar a { font: inherit; min-height: 44px; border: 1px solid var(--line); border-radius: 10px; background: var(--surface); color: var(--text); padding: 9px 12px; }
