@@ -78,7 +78,7 @@ def refusal(request: Request, who: Principal | None) -> Response | None:
         )
     if (path + "/").startswith(RESEARCH_PREFIX + "/") and not who.may("research"):
         if wants_page(request):
-            return forbidden_page()
+            return forbidden_page(request.headers.get("accept-language", ""))
         return error_response(403, "The console is for researchers.")
     if mutating and path.startswith("/gradio_api/"):  # the labelling page has no Gradio events, uploads or queue
         return error_response(403, "The labelling page talks to /api/v1 only.")

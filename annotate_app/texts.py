@@ -1,35 +1,39 @@
-"""Sentences shown to people on the labelling and sign-in pages, in one place."""
+"""What the server says to annotators, in their language: the labelling page's own files, one for each language.
 
-ROLE_NAMES = {"user": "User", "assistant": "Assistant", "system": "Instructions to the assistant"}
-
-GUIDELINES = """
-### What to look for
-
-Read the prompt, then both responses. Choose the one **you would rather receive** if you had asked.
-
-1. **Does it answer?** A response that answers the question beats one that talks around it.
-2. **Is it right?** A false or harmful statement weighs more than style.
-3. **Is it clear?** Prefer the one that is easier to follow and no longer than it needs to be.
-
-### Which verdict
-
-- **A** or **B**: one is better, even if only slightly. Say how much if you can.
-- **Tie**: equally good.
-- **Both bad**: you would want neither.
-- **Skip**: you cannot judge this pair. It goes to somebody else.
-
-### Good to know
-
-Length, lists and confident tone are not quality by themselves.
-
-You never see which model wrote what, and sides are shuffled. A verdict can be undone.
+A new language is ``static/texts/XX.json``, ``guidelines.XX.md`` beside it, and its name in ``static/texts.js``.
 """
 
-SIGN_IN_HELP = "You need a personal sign-in link. Ask the researcher who invited you for one; each link works once."
-LINK_USED = "This link was used before or has expired. Ask for a new one: links work once and last a week."
-SIGN_IN_CONFIRM = "This link signs this browser in and then stops working. You stay signed in for a month."
+import json
+from functools import cache
+from pathlib import Path
+
+TEXTS = Path(__file__).with_name("static") / "texts"
+LANGUAGES = tuple(sorted(path.stem for path in TEXTS.glob("*.json")))
+ROLE_NAMES = {"user": "User", "assistant": "Assistant", "system": "Instructions to the assistant"}
+
 SIGN_IN_OPERATOR = (
     "<p class='small'>You run this Nashloop? <code>nashloop users invite researcher</code> prints a link for yourself, "
     "<code>nashloop users add NAME</code> one for somebody new.</p>"
 )
-RESEARCHERS_ONLY = "The console is where researchers run rounds. Your sign-in is for labelling."
+
+
+def choose_language(accepted: str, of_campaign: str | None = None) -> str:
+    """The campaign's language, else the first of an Accept-Language header that there is, else English."""
+    wanted = [of_campaign or "", *(part.split(";")[0].strip() for part in accepted.split(","))]
+    return next((name.split("-")[0] for name in wanted if name.split("-")[0] in LANGUAGES), "en")
+
+
+def sentence(key: str, language: str, **values: str) -> str:
+    """A sentence with its {names} filled in; KeyError for an unknown key."""
+    return _sentences(language)[key].format(**values)
+
+
+@cache
+def guidelines(language: str) -> str:
+    """The built-in guidelines, Markdown."""
+    return (TEXTS / f"guidelines.{language if language in LANGUAGES else 'en'}.md").read_text()
+
+
+@cache
+def _sentences(language: str) -> dict[str, str]:
+    return json.loads((TEXTS / f"{language}.json").read_text())

@@ -73,7 +73,8 @@ def build_router(context: AppContext) -> APIRouter:
         """Pairs to judge; an empty list when nothing is left for you.
 
         ``kind`` is pair, ranking (answer with ``ranking``) or training (its answer is known; pairs of this kind come first
-        while the campaign's training is not passed). ``responses`` are in the order shown.
+        while the campaign's training is not passed). a and b are in the order shown; a ranking has ``responses`` too, all of
+        them.
         """
         body = body or LeaseBody()  # pyright: ignore[reportCallIssue]
         return {"leases": [lease_json(pair) for pair in store.lease(annotator_id, body.count, resume=body.resume)]}
@@ -121,10 +122,12 @@ def build_router(context: AppContext) -> APIRouter:
         return {"lease": lease_json(pair)}
 
     @router.get("/guidelines")
-    def guidelines(annotator_id: AnnotatorId) -> dict[str, Any]:
-        """What annotators are asked to look for: the campaign's text, else ``guidelines.md``, else the built-in one."""
+    def guidelines(annotator_id: AnnotatorId, language: str = "en") -> dict[str, Any]:
+        """What annotators are asked to look for: the campaign's text, else ``guidelines.md``, else the built-in one, which is
+        there in several languages.
+        """
         path = context.data_dir / "guidelines.md"
-        text = store.campaign().guidelines or (path.read_text() if path.exists() else texts.GUIDELINES)
+        text = store.campaign().guidelines or (path.read_text() if path.exists() else texts.guidelines(language))
         return {"html": render_markdown(text)}
 
     return router

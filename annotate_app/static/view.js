@@ -129,6 +129,9 @@ export function paintPair(find, pair) {
     box.innerHTML = html || `<p class="nothing">${t("pair.empty")}</p>`;
     box.scrollTop = 0;
   }
+  for (const role of ["user", "assistant", "system"]) {
+    for (const who of find("text-prompt").querySelectorAll(`.turn-${role} > .who`)) who.textContent = t(`role.${role}`);
+  }
   const asked = find("text-prompt").querySelector(".turn:last-of-type"); // of a conversation, what was said last
   if (asked) find("text-prompt").scrollTop = asked.offsetTop;
   find("pair").scrollTop = 0;
