@@ -10,6 +10,7 @@ from typing import Any
 
 from storage.import_judgments import ImportedPair, Messages
 from storage.records import Annotator, Judgment, Message, Prompt, Response, Task
+from storage.tables import spans_of
 
 NAMESPACE = uuid.UUID("6d0d8f5e-3d6c-5c4e-9c0a-5d1f2b7a9e41")
 
@@ -147,4 +148,5 @@ def _judgment(
         shown_at=pair.shown_at,
         submitted_at=pair.submitted_at or now,
         supersedes=kept.get("supersedes"),
+        spans=spans_of(kept.get("spans") or "[]"),
     )

@@ -118,7 +118,7 @@ def messages_of(value: list[dict[str, str]]) -> tuple[Message, ...]:
     return tuple(Message(role=message["role"], content=message["content"]) for message in value)
 
 
-def _spans_of(value: str) -> tuple[Span, ...]:
+def spans_of(value: str) -> tuple[Span, ...]:
     return tuple(Span(**span) for span in json.loads(value))
 
 
@@ -126,4 +126,4 @@ def _ranking_of(value: str | None) -> tuple[tuple[str, ...], ...] | None:
     return None if value is None else tuple(tuple(group) for group in json.loads(value))
 
 
-_DECODERS: dict[str, Callable[[Any], Any]] = {"messages": messages_of, "spans": _spans_of, "ranking": _ranking_of}
+_DECODERS: dict[str, Callable[[Any], Any]] = {"messages": messages_of, "spans": spans_of, "ranking": _ranking_of}

@@ -13,7 +13,10 @@ _HIDDEN = ("response_a_id", "response_b_id", "more_response_ids", "ranking")
 
 
 def lease_json(pair: LeasedPair) -> dict[str, Any]:
-    """A leased pair, ranking or training pair; ``response_a`` and ``response_b`` are the first two of ``responses``."""
+    """A leased pair, training pair or ranking; only a ranking lists all of its ``responses``, of which a and b are the first.
+
+    Not sent twice for pairs: of long responses that would be felt in every verdict.
+    """
     responses = responses_json((pair.response_a, pair.response_b, *pair.more_responses))
     return {
         "lease_id": pair.lease_id,
@@ -22,7 +25,7 @@ def lease_json(pair: LeasedPair) -> dict[str, Any]:
         **prompt_json(pair.prompt),
         "response_a": responses[0],
         "response_b": responses[1],
-        "responses": responses,
+        **({"responses": responses} if pair.more_responses else {}),
         "expires_at": pair.expires_at.isoformat(),
         "supersedes": pair.supersedes,
     }

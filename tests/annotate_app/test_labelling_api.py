@@ -24,11 +24,9 @@ def judge(client, lease_id, **body):
 def test_a_lease_shows_the_pair_and_not_who_wrote_it(client):
     [pair] = lease(client)
     assert set(pair) == {
-        "lease_id", "task_id", "kind", "prompt", "prompt_html", "response_a", "response_b", "responses", "expires_at",
-        "supersedes",
+        "lease_id", "task_id", "kind", "prompt", "prompt_html", "response_a", "response_b", "expires_at", "supersedes",
     }  # fmt: skip
-    assert (pair["kind"], pair["responses"]) == ("pair", [pair["response_a"], pair["response_b"]])
-    assert [response["label"] for response in pair["responses"]] == ["a", "b"]
+    assert (pair["kind"], pair["response_a"]["label"], pair["response_b"]["label"]) == ("pair", "a", "b")
     assert pair["prompt"] == [{"role": "user", "content": "Question q0?"}]
     assert {pair["response_a"]["text"], pair["response_b"]["text"]} == {"Answer q0-1.", "Answer q0-2."}
     assert pair["response_a"]["html"] == f"<p>{pair['response_a']['text']}</p>"

@@ -1,13 +1,20 @@
 """Rankings of several responses: what an annotator may say, how it is kept, and that everything else reads it as pairs."""
 
+from itertools import combinations
+
+import pyarrow.parquet as pq
 import pytest
 
 from storage.campaign import Campaign
+from storage.contract.settings import build_settings
+from storage.duckdb_store import open_store
 from storage.errors import UserError
 from storage.exports import write_export
+from storage.imports import import_judgments
 from storage.rankings import check_ranking, ids_ranked, letters_ranked, verdict_of_first_two
-from storage.records import JudgmentInput
-from tests.storage.builders import fill, judge, make_response, make_task
+from storage.records import JudgmentInput, Span
+from storage.round_export import export_job
+from tests.storage.builders import fill, judge, make_prompt, make_response, make_task
 
 SHOWN = ("r1", "r2", "r3", "r4")
 
@@ -156,3 +163,37 @@ def test_the_rationale_asked_for_goes_with_a_ranking_too(store):
     store.set_campaign(Campaign(min_rationale=5), actor="rosa")
     with pytest.raises(UserError, match="asks for 5"):
         rank(store, "ann0", (("c",), ("a", "b")))
+
+
+def test_a_raw_export_of_rankings_and_spans_is_imported_as_its_pairs(store, tmp_path):
+    add_rankings(store, num_tasks=1, num_responses=3)
+    rank(store, "ann0", (("c",), ("a", "b")), rationale="c is short")
+    store.add_tasks([make_task("plain", "q0", "q0-1", "q0-2")])
+    spans = (Span(side="a", start=0, end=3, note="ü"), Span(side="b", start=2, end=4))
+    judge(store, "ann0", "b", spans=spans)
+    write_export(store, "raw", tmp_path / "raw.jsonl")
+    other = open_store()
+    assert import_judgments(other, tmp_path / "raw.jsonl")["judgments"] == 4
+    columns = "judgment_id, response_a_id, response_b_id, verdict, rationale, spans"
+    said = f"SELECT {columns} FROM standing_judgments ORDER BY seq, judgment_id"
+    assert other.query(said).to_pylist() == store.query(said).to_pylist()
+    [marked] = [judgment for judgment in other.list_judgments() if judgment.spans]
+    assert marked.spans == spans
+    other.close()
+
+
+def test_a_job_is_given_the_pairs_of_a_ranking_and_each_response_once(store, tmp_path):
+    add_rankings(store, num_tasks=2, num_responses=4)
+    store.add_prompts([make_prompt("h", split="heldout")])
+    leased, _ = rank(store, "ann0", (("d",), ("c",), ("b",), ("a",)), edited_text="Better still.")
+    settings = build_settings({"preference": {"min_judgments": 6}})
+    job_dir = export_job(store, tmp_path / "jobs" / "0001-round", settings, kind="round", number=1, policy_id="policy0")
+    rows = pq.read_table(job_dir / "judgments.parquet").to_pylist()
+    ids = (leased.response_a_id, leased.response_b_id, *leased.more_response_ids)
+    assert [(row["response_a_id"], row["response_b_id"], row["verdict"]) for row in rows] == [
+        (first, second, "b") for first, second in combinations(ids, 2)
+    ]
+    assert len({row["judgment_id"] for row in rows}) == 6
+    responses = pq.read_table(job_dir / "responses.parquet").to_pylist()
+    demonstrations = [row["text"] for row in responses if row["role"] == "demonstration"]
+    assert (demonstrations, len(responses)) == (["Better still."], 1 + 8)  # four candidates of two prompts
