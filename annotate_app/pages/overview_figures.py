@@ -150,7 +150,7 @@ def _by_hour(hours: Sequence[int] | None) -> list[int]:
 
 def _agreement(row: Mapping[str, Any]) -> dict[str, float] | None:
     """Pairs of people within one task depend on each other, so the interval counts tasks."""
-    return None if not row["tasks"] else share(row["agreeing"] * row["tasks"], row["tasks"])
+    return None if not row["pairs"] else share(row["agreeing"] * row["pairs"], row["pairs"])
 
 
 def _people(context: AppContext, rows: Sequence[Mapping[str, Any]], now: datetime) -> list[Person]:
@@ -204,10 +204,9 @@ _QUEUE = """
 # A verdict is compared as the response it favours, because each person sees the sides in their own order.
 _AGREEMENT = """
     WITH said AS (
-        SELECT task_id, annotator_id,
+        SELECT least(response_a_id, response_b_id) || greatest(response_a_id, response_b_id) AS pair, annotator_id,
                CASE verdict WHEN 'a' THEN response_a_id WHEN 'b' THEN response_b_id ELSE verdict END AS answer
-        FROM standing SEMI JOIN (SELECT id FROM tasks WHERE purpose <> 'gold') AS real ON real.id = task_id
-        WHERE verdict <> 'skip')
-    SELECT count(DISTINCT x.task_id) AS tasks, avg(CAST(x.answer = y.answer AS INTEGER)) AS agreeing
-    FROM said x JOIN said y ON x.task_id = y.task_id AND x.annotator_id < y.annotator_id
+        FROM judged_pairs WHERE verdict <> 'skip')
+    SELECT count(DISTINCT x.pair) AS pairs, avg(CAST(x.answer = y.answer AS INTEGER)) AS agreeing
+    FROM said x JOIN said y ON x.pair = y.pair AND x.annotator_id < y.annotator_id
 """
