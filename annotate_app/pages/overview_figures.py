@@ -204,7 +204,8 @@ _QUEUE = """
 # A verdict is compared as the response it favours, because each person sees the sides in their own order.
 _AGREEMENT = """
     WITH said AS (
-        SELECT least(response_a_id, response_b_id) || greatest(response_a_id, response_b_id) AS pair, annotator_id,
+        SELECT concat_ws(' ', task_id, least(response_a_id, response_b_id), greatest(response_a_id, response_b_id)) AS pair,
+               annotator_id,
                CASE verdict WHEN 'a' THEN response_a_id WHEN 'b' THEN response_b_id ELSE verdict END AS answer
         FROM judged_pairs WHERE verdict <> 'skip')
     SELECT count(DISTINCT x.pair) AS pairs, avg(CAST(x.answer = y.answer AS INTEGER)) AS agreeing
