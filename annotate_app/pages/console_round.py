@@ -1,6 +1,6 @@
 """The console's Round tab: settings, start, and what the newest job is doing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -20,6 +20,7 @@ KINDS = [
     ("More responses to label", "generate"),
     ("Evaluate the serving policy", "evaluate"),
 ]
+OPTIONS = ("promote", "selection", "overlap", "pairs_per_prompt", "with_imported", "max_prompts")  # of the app, not the learner
 SELECTIONS = {
     "random": "random",
     "near_tie": "near ties: pairs the preference model cannot decide",
@@ -31,13 +32,12 @@ def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
     """The tab; returns what a page follows while it is open. The newest job is shown by static/overview.js."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
-            start, inputs, run = _settings_form(context)
+            start, inputs, run, defaults = _settings_form(context)
         with gr.Column(scale=3, min_width=320):
             gr.Markdown("## Now")
+            cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-round")
+            resume = gr.Button("Resume", visible=False, elem_id="resume-round")
             gr.Column(elem_id="now-host")
-            with gr.Row():
-                cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-round")
-                resume = gr.Button("Resume", visible=False, elem_id="resume-round")
     jobs = gr.Markdown(elem_classes="sheet")
     now = Part(context.store.list_rounds, _draw_now, [jobs, start, cancel, resume])
 
@@ -47,10 +47,11 @@ def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
     on_click(start, problem, run, inputs, then=now)
     on_click(cancel, problem, newest(context.rounds.cancel), [], then=now)
     on_click(resume, problem, newest(context.rounds.resume), [], then=now)
-    return [now]
+    return [now, defaults]
 
 
-def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[..., None]]:
+def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[..., None], Part]:
+    """Button, inputs, what the button does, and the part that fills the inputs with what the campaign wants of a round."""
     default = JobSettings()
     rules = {rule["name"]: rule["summary"] for rule in context.rounds.rules()}
     gr.Markdown("## Start\n\nThe defaults are what we recommend. `auto` is picked from the data and said in the report.")
@@ -61,18 +62,26 @@ def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[
     with gr.Accordion("All settings", open=False):
         selections = [(SELECTIONS.get(name, name), name) for name in PAIR_RULES]
         selection = gr.Dropdown(selections, value="random", label="Which pairs to label next")
-        overlap = gr.Number(1, label="Judgments per pair", info="by different annotators", precision=0, minimum=1)
+        overlap = gr.Number(label="Judgments per pair", info="empty: as the campaign says", precision=0, minimum=1)
         fields = _fields(default)
     start = gr.Button("Run round", variant="primary", elem_id="run-round")
     kind.change(lambda what: gr.update(value=f"Run {what}"), kind, start, show_progress="hidden", api_visibility="private")
 
-    def run(request: gr.Request, what: str, promotion: str, rule_name: str, pair_rule: str, wanted: float, *values: Any) -> None:
-        named = {"kind": what, "update.rule": rule_name, **dict(zip(fields, values, strict=True))}
-        settings = build_settings(nested(named), where="Settings")
-        options = {"promote": promotion, "selection": pair_rule, "overlap": wanted}
+    named: dict[str, Any] = {"promote": promote, "update.rule": rule, "selection": selection, "overlap": overlap, **fields}
+
+    def run(request: gr.Request, what: str, *values: Any) -> None:
+        asked = flat(context.store.campaign().round) | dict(zip(named, values, strict=True))
+        options = {name: asked.pop(name) for name in OPTIONS if name in asked}
+        settings = build_settings(nested({**asked, "kind": what}), where="Settings")
         context.rounds.start(settings, actor=actor(request), options=options)
 
-    return start, [kind, promote, rule, selection, overlap, *fields.values()], run
+    usual = {"promote": "gate", "selection": "random", "overlap": None, **flat(default.model_dump(mode="json"))}
+
+    def fill(wanted: dict[str, Any]) -> list[Any]:
+        values = usual | flat(wanted)
+        return [gr.update(value=values[name]) for name in named]
+
+    return start, [kind, *named.values()], run, Part(lambda: context.store.campaign().round, fill, list(named.values()))
 
 
 def _fields(default: JobSettings) -> dict[str, Any]:
@@ -92,10 +101,18 @@ def _fields(default: JobSettings) -> dict[str, Any]:
     return made
 
 
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings to dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
+def nested(dotted: dict[str, Any]) -> dict[str, Any]:
     """Dotted names to nested settings; numbers typed into text fields become numbers, everything else is validated later."""
     result: dict[str, Any] = {}
-    for name, value in flat.items():
+    for name, value in dotted.items():
         *groups, leaf = name.split(".")
         target = result
         for group in groups:

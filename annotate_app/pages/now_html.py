@@ -28,7 +28,8 @@ def job_html(job: JobProgress) -> str:
     name = f"{job.kind.capitalize()} {job.number}"
     if job.status != "running":
         ended = "finished" if job.status == "done" else job.status
-        return f"<p><strong>{escape(name)}</strong> {escape(ended)}. {_text(job.message or '')}</p>"
+        message = (job.message or "").removeprefix(f"{ended.capitalize()}. ")
+        return f"<p><strong>{escape(name)}</strong> {escape(ended)}. {_text(message)}</p>"
     left = f", about {duration(job.remaining_s)} left" if job.remaining_s is not None else ""
     stage = STAGE_NAMES.get(job.stage or "", job.stage or "starting")
     where = f"stage {job.stage_index} of {job.num_stages}: {stage}" if job.stage_index else "starting"

@@ -160,7 +160,7 @@ def curves(series: Mapping[str, Sequence[float]]) -> str:
     wide, tall, gap = 218, 96, 24
     marks = []
     for index, (name, values) in enumerate(series.items()):
-        left, top = (wide + gap) * (index % 2), (tall + 44) * (index // 2) + 22
+        left, top = (wide + gap) * (index % 2), (tall + 64) * (index // 2) + 22
         low, high = min(values), max(values)
         span = (high - low) or 1.0
         step = wide / max(len(values) - 1, 1)
@@ -170,7 +170,7 @@ def curves(series: Mapping[str, Sequence[float]]) -> str:
         marks.append(f'<polyline class="curve" points="{points}"/>')
         marks.append(_label(left, top + tall + 18, f"{values[0]:.3g}"))
         marks.append(_label(left + wide, top + tall + 18, f"{values[-1]:.3g}", anchor="end"))
-    return _svg((tall + 44) * -(-len(series) // 2) + 6, "Curves of the running job", marks)
+    return _svg((tall + 64) * -(-len(series) // 2) - 14, "Curves of the running job", marks)
 
 
 def _share_axis(height: float) -> str:

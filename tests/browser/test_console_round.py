@@ -8,6 +8,7 @@ import pytest
 
 from annotate_app.context import AppContext
 from annotate_app.rounds import RoundService
+from storage.campaign import Campaign
 from storage.contract.jobs import work_dir
 from storage.records import Annotator, Message, Prompt, User
 from tests.storage.builders import START, judge
@@ -87,3 +88,23 @@ def test_a_round_without_enough_judgments_says_how_many_it_needs(open_page, cont
     page.locator("#run-round").click()
     expect(page.locator("#problem")).to_contain_text("There are 0 decided judgments; a round needs 20.", timeout=30_000)
     assert len(context.store.list_rounds()) == 1
+
+
+def test_the_form_begins_with_what_the_campaign_wants_of_a_round(open_page, context, expect):
+    wanted = {"update": {"rule": "omd", "step_size": 3.0, "lora_rank": 4}, "promote": "manual", "pairs_per_prompt": 2}
+    context.store.set_campaign(Campaign(round=wanted), actor="rosa")
+    page = open_page("rosa")
+    page.goto(open_page.url + "/console/")
+    page.get_by_role("tab", name="Round").click()
+    expect(page.get_by_label("by hand")).to_be_checked()
+    page.get_by_text("All settings").click()
+    expect(page.get_by_label("Step size")).to_have_value("3.0")
+    page.get_by_label("Epochs").fill("2")
+    page.locator("#run-round").click()
+    expect(page.locator("#progress")).to_contain_text("Round 2 runs", timeout=30_000)
+    settings = context.store.get_round(2).settings
+    assert {name: settings["update"][name] for name in ("rule", "step_size", "lora_rank", "epochs")} == {
+        "rule": "omd", "step_size": 3.0, "lora_rank": 4, "epochs": 2,
+    }  # fmt: skip
+    assert (settings["options"]["promote"], settings["options"]["pairs_per_prompt"]) == ("manual", 2)
+    assert settings["options"]["overlap"] is None  # as the campaign says
