@@ -33,7 +33,7 @@ def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             start, inputs, run, defaults = _settings_form(context)
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(scale=3, min_width=320, elem_id="now-column"):
             gr.Markdown("## Now")
             cancel = gr.Button("Cancel", variant="stop", visible=False, elem_id="cancel-round")
             resume = gr.Button("Resume", visible=False, elem_id="resume-round")

@@ -1,4 +1,4 @@
-// The console's Overview, and the newest job in its Round tab: each asks every few seconds, while it can be seen, what is new.
+// The console's Overview, and the newest job in its Round tab: each asks every few seconds, while its tab is open, what is new.
 
 import { api, attach, pageOf } from "./island.js";
 
@@ -11,12 +11,8 @@ class Live {
       <p class="note" role="status">Counting…</p><div></div>`;
     [this.sheet, this.note, this.place] = [root.querySelector("style"), root.querySelector(".note"), root.querySelector("div")];
     this.mark = "";
-    this.seen = false;
-    new IntersectionObserver(([entry]) => {
-      this.seen = entry.isIntersecting;
-      if (this.seen) this.tick();
-    }).observe(host);
-    setInterval(() => this.seen && !document.hidden && this.tick(), TICK_MS);
+    new IntersectionObserver(([entry]) => entry.isIntersecting && this.tick()).observe(host); // its tab was opened
+    setInterval(() => host.checkVisibility() && !document.hidden && this.tick(), TICK_MS);
   }
 
   async tick() {
