@@ -39,9 +39,9 @@ export class Extras {
     };
   }
 
-  /** How many characters a verdict still lacks. */
+  /** How many characters a verdict still lacks; a ranking has none of its own (undefined). */
   lacking(verdict) {
-    if (verdict !== "a" && verdict !== "b") return 0;
+    if (verdict && verdict !== "a" && verdict !== "b") return 0;
     return Math.max(0, this.campaign.min_rationale - this.find("note").value.trim().length);
   }
 

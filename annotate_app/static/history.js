@@ -77,7 +77,7 @@ class History {
     prompt.className = "asked";
     prompt.dir = "auto";
     prompt.textContent = judgment.prompt.at(-1)?.content ?? "";
-    const said = Object.assign(document.createElement("span"), { className: "said", textContent: saidOf(judgment) });
+    const said = Object.assign(document.createElement("span"), { className: "said", textContent: describe(judgment) });
     const when = Object.assign(document.createElement("time"), { dateTime: judgment.submitted_at, textContent: shortTime(judgment.submitted_at) });
     summary.append(said, prompt, when);
     details.append(summary);
@@ -156,11 +156,6 @@ function bars(perHour) {
   const told = perHour.map(([hour, number]) => `${new Date(hour).getHours()}:00 ${number}`).join(", ");
   const each = perHour.map(([, number], i) => `<rect x="${i * 14}" y="${40 - (36 * number) / most}" width="10" height="${(36 * number) / most + 1}" rx="2"/>`).join("");
   return `<figure><svg viewBox="0 0 ${perHour.length * 14} 42" role="img" aria-label="${t("figures.hours")}: ${told}">${each}</svg><figcaption>${t("figures.hours")}</figcaption></figure>`;
-}
-
-function saidOf(judgment) {
-  if (judgment.ranking) return judgment.ranking.map((group) => group.join(" = ").toUpperCase()).join(" > ");
-  return describe(judgment);
 }
 
 function shortTime(iso) {

@@ -36,7 +36,7 @@ export function listen(root, actions, campaign) {
     // Inside a shadow root event.target is the host: only the path tells what has the focus.
     const focused = event.composedPath()[0];
     if (event.defaultPrevented || event.isComposing || root.querySelector("dialog[open]")) return;
-    if (isField(focused)) return leaveField(event, focused, actions);
+    if (isField(focused) && !focused.closest("dialog:not([open])")) return leaveField(event, focused, actions);
     const key = event.key.toLowerCase();
     if (key === "enter" && event.repeat && focused?.closest?.("button")) return event.preventDefault(); // one press, one verdict
     if ((event.ctrlKey || event.metaKey) && key === "z" && !event.shiftKey && !event.altKey) return run(byKey.get("u"), key, event, actions);
@@ -44,6 +44,7 @@ export function listen(root, actions, campaign) {
     if (key.startsWith("arrow") && (focused?.closest?.(".text") || focused?.matches?.("pre"))) {
       if (key === "arrowup" || key === "arrowdown") return; // the focused text scrolls by itself
     }
+    if (!event.repeat && !(key === "enter" && focused?.closest?.("button")) && actions.takesKey(key)) return event.preventDefault();
     if (byKey.has(key)) run(byKey.get(key), key, event, actions);
   });
 }

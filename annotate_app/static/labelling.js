@@ -5,15 +5,18 @@ import { Extras } from "./extras.js";
 import { openHistory } from "./history.js";
 import { listen } from "./keys.js";
 import { ask, askEdit } from "./menus.js";
+import { Ranking } from "./ranking.js";
 import { Reading } from "./reading.js";
 import { ApiError, Sender, call, serverNow } from "./sender.js";
+import { giveFeedback, introduce } from "./training.js";
 import { chooseLanguage, loadTexts, t } from "./texts.js";
 import { FLAG_REASONS, SCALE, SKIP_REASONS, describe, markup, paintAway, paintPair, paintProgress, paintTools } from "./view.js";
 
-const SHEETS = ["labelling.css", "reading.css", "extras.css", "history.css"];
+const SHEETS = ["labelling.css", "reading.css", "extras.css", "history.css", "modes.css"];
 const AHEAD = 2; // pairs held besides the one shown
 const POLL_MS = 5_000;
 const RENEW_MS = 4 * 60_000;
+const PAUSE_MS = 3 * 60_000; // without a verdict for so long, one has rested
 const TOAST_MS = 6_000;
 const REFRESH_EVERY = 10; // judgments between looks at the server's count
 const PLAIN = { aspects: [], reason_tags: [], min_rationale: 0, ask_strength: false, allow_edits: true }; // nothing extra is asked
@@ -74,6 +77,7 @@ class Labelling {
     this.find = (id) => root.getElementById(id);
     this.extras = new Extras(root, this.find, campaign);
     this.reading = new Reading(root, this.find);
+    this.ranking = new Ranking(root, this.find, (groups) => this.judge(undefined, { ranking: groups }));
     this.pairs = []; // the first is shown
     this.history = []; // own verdicts of this visit, newest last
     this.strength = null;
@@ -115,24 +119,37 @@ class Labelling {
     if (!pair || this.undoing) return;
     if (this.extras.lacking(verdict)) return this.#askWhy(verdict, more);
     const decided = verdict === "a" || verdict === "b";
+    const ranked = pair.kind === "ranking";
     const missing = Math.max(0, AHEAD + 1 - (this.pairs.length - 1) - this.asked);
     const usual = this.campaign.ask_strength ? USUAL_STRENGTH : null;
     const body = {
       lease_id: pair.lease_id,
       verdict,
       strength: decided ? (this.strength ?? usual) : null,
-      ...this.extras.fields(verdict),
+      ...(ranked ? { rationale: this.extras.fields(verdict).rationale } : this.extras.fields(verdict)),
       shown_at: this.shownAt?.toISOString() ?? null,
       next: missing,
       ...more,
     };
     this.asked += missing;
-    this.history.push({ pair, body });
+    if (pair.kind !== "training") this.history.push({ pair, body }); // training is not undone
     this.pairs.shift();
     this.#count(verdict, 1);
     this.find("toast").classList.remove("shown");
     this.#show(`${describe(body)}. `);
     this.sender.push(body);
+    this.#remindOfBreak();
+  }
+
+  /** Gently, after a verdict and never between: work without a pause has been long enough. */
+  #remindOfBreak() {
+    const now = Date.now();
+    if (now - (this.lastVerdict ?? 0) > PAUSE_MS) this.workingSince = now;
+    this.lastVerdict = now;
+    const minutes = Math.floor((now - this.workingSince) / 60_000);
+    if (!this.campaign.break_minutes || minutes < this.campaign.break_minutes) return;
+    this.workingSince = now;
+    this.#toast(t("break.name", { number: minutes }));
   }
 
   /** One of seven: A much better, ..., a tie, ..., B much better. */
@@ -158,9 +175,22 @@ class Labelling {
   #saved(body, answer, status) {
     this.asked -= body.next;
     this.#add(answer.next);
+    if (answer.feedback) this.#feedback(answer);
     // Sent before, its answer lost: pairs leased for that answer are ours and nobody else's, so ask for them.
     if (status === 200 || !this.current) this.#fill();
     if (this.history.length % REFRESH_EVERY === 0) this.#loadProgress();
+  }
+
+  async #feedback(answer) {
+    const { passed, done } = answer.training;
+    this.trained = passed === null ? done : 0;
+    if (passed) this.pairs = this.pairs.filter((pair) => pair.kind !== "training"); // leased ahead, not needed any more
+    const ready = passed ? this.#fill() : null;
+    if (this.current) this.#paintTraining(this.current);
+    await giveFeedback(this.root, answer);
+    await ready;
+    if (passed) this.#show();
+    this.shownAt = serverNow(); // the next pair stood behind the dialog until now
   }
 
   #refused(body, error) {
@@ -201,6 +231,7 @@ class Labelling {
     this.#show();
     this.extras.reset(last.body.verdict === "skip" ? {} : last.body);
     if (last.body.rationale) this.#openNote();
+    if (last.body.ranking) this.ranking.restore(last.body.ranking);
     this.strength = last.body.strength;
     this.#paintTools();
     this.#toast(t("undo.done", { what: describe(last.body) }));
@@ -276,9 +307,25 @@ class Labelling {
     paintPair(this.find, pair);
     this.extras.show(pair);
     this.#setState("pair");
-    this.reading.show(pair);
+    this.ranking.show(pair);
+    if (pair.kind !== "ranking") this.reading.show(pair);
+    this.#paintTraining(pair);
     this.shownAt = document.hidden ? null : serverNow();
     this.find("announce").textContent = said + t("pair.new", { prompt: this.find("text-prompt").textContent.slice(0, 160) });
+  }
+
+  async #paintTraining(pair) {
+    const strip = this.find("training");
+    const training = pair.kind === "training";
+    strip.classList.toggle("shown", training);
+    if (!training) return;
+    if (!this.introduced) {
+      this.introduced = true;
+      const { answer } = await call("GET", "/me/stats");
+      this.trained = answer.training?.passed === false ? 0 : (answer.training?.done ?? 0);
+      if (!this.trained) await introduce(this.root, this.campaign);
+    }
+    strip.textContent = t("training.strip", { done: Math.min(this.trained + 1, this.campaign.num_training), number: this.campaign.num_training });
   }
 
   #away({ problem = null }) {
@@ -359,6 +406,10 @@ class Labelling {
 
   // Everything that can be pressed
 
+  takesKey(key) {
+    return Boolean(this.current) && this.ranking.takesKey(key);
+  }
+
   toggleStrength(number) {
     if (!this.current) return;
     this.strength = this.strength === number ? null : number;
@@ -379,6 +430,7 @@ class Labelling {
   toggleGuidelines() {
     const panel = this.find("guidelines");
     panel.hidden = !panel.hidden;
+    this.root.querySelector(".stage").inert = !panel.hidden && !WIDE.matches; // the panel lies over it
     this.find("guidelines-toggle").setAttribute("aria-expanded", String(!panel.hidden));
     if (WIDE.matches) localStorage.setItem("nashloop.guidelines", panel.hidden ? "closed" : "open");
   }

@@ -3,6 +3,7 @@
 import { shortcutsOf } from "./keys.js";
 import { LANGUAGES, t } from "./texts.js";
 
+export const VERDICT_SIGNS = { a: "A", b: "B", tie: "=", both_bad: "✗" };
 export const SKIP_REASONS = ["unclear_prompt", "no_expertise", "language", "broken_text", "harmful", "other"];
 export const FLAG_REASONS = ["harmful", "personal_data", "broken", "wrong_pair", "other"];
 // A verdict with its strength, as the scale of seven offers them; the place is the digit.
@@ -73,6 +74,11 @@ const bar = (campaign) => `
       ${plain("skip", t("bar.skip"), "S", 'aria-keyshortcuts="S" aria-haspopup="dialog"')}
     </div>
     ${verdicts(campaign)}
+    <div class="verdicts rank-bar">
+      <div id="rank-order" role="group" aria-label="${t("rank.name")}" data-hint="${t("rank.hint")}"></div>
+      <button type="button" class="verdict" data-verdict="both_bad">${t("rank.all_bad")} ${key("X")}</button>
+      <button type="button" class="primary" id="rank-submit" disabled>${t("rank.submit")} ${key("Enter")}</button>
+    </div>
   </form>`;
 
 /** The whole page for a campaign; texts must have been loaded. */
@@ -82,6 +88,7 @@ export function markup(campaign) {
   ${header()}
   <div class="body">
     <div class="stage">
+      <p class="strip" id="training"></p>
       <div class="pair" id="pair">
         <section class="prompt" aria-labelledby="prompt-name">
           <div class="prompt-head">
@@ -95,6 +102,7 @@ export function markup(campaign) {
           <div class="text" id="text-prompt" role="region" tabindex="0" aria-label="${t("pair.prompt_text")}" dir="auto"></div>
         </section>
         <div class="cards">${card("a")}${card("b")}</div>
+        <div class="cards" id="ranked"></div>
       </div>
       <div class="away" id="away" role="status"></div>
       ${bar(campaign)}
@@ -160,7 +168,8 @@ export function paintTools(find, root, { strength, last }) {
 }
 
 /** A verdict in words: "A is better, clearly". */
-export function describe({ verdict, strength }) {
+export function describe({ verdict, strength, ranking }) {
+  if (ranking) return t("verdict.ranked", { what: ranking.map((group) => group.join(" = ").toUpperCase()).join(" > ") });
   return t(`verdict.${verdict}`) + (strength ? `, ${t(`strength.${strength}`)}` : "");
 }
 

@@ -156,9 +156,9 @@ def test_long_responses_scroll_together_and_show_what_differs_and_how_they_were_
     assert sorted(marked) == sorted(["the", "same", "in", "both.", "something", "else."])
     page.keyboard.press("r")
     expect(page.locator("#text-a pre.raw, #text-b pre.raw")).to_have_count(2)
-    assert "*something*" in page.locator(".cards").inner_text()
+    assert "*something*" in page.locator("#pair").inner_text()
     page.keyboard.press("r")
-    assert "*something*" not in page.locator(".cards").inner_text()
+    assert "*something*" not in page.locator("#pair").inner_text()
 
 
 def test_a_megabyte_is_readable_to_its_end_and_keeps_nobody_waiting(open_page, context, expect):
@@ -219,8 +219,10 @@ def test_six_tabs_of_one_browser_all_stay_alive(open_page, context, expect):
 
 
 def test_the_page_speaks_other_languages(open_page, context, expect):
-    context.store.set_campaign(Campaign(language="de"), actor="rosa")
     page = open_page()
+    shown(page)
+    context.store.set_campaign(Campaign(language="de"), actor="rosa")
+    page.reload()
     shown(page)
     expect(page.get_by_role("button", name="A ist besser")).to_be_visible()
     expect(page.locator("#guidelines-text")).to_contain_text("Worauf")
@@ -257,3 +259,94 @@ def test_every_state_is_accessible(open_page, context, expect, theme, width):
         judged(page, expect, context, lambda: page.keyboard.press("x"))
     expect(page.get_by_text("All caught up")).to_be_visible()
     assert_accessible(page)
+
+
+def add_training(context, num):
+    """Gold pairs of which the first response is right."""
+    store = context.store
+    for n in range(num):
+        name = f"gold{n}"
+        store.add_prompts([make_prompt(name)])
+        store.add_responses([make_response(f"{name}-1", name, text="Right."), make_response(f"{name}-2", name, text="Wrong.")])
+        store.add_tasks([make_task(f"task-{name}", name, f"{name}-1", f"{name}-2", purpose="gold", wanted=1000)])
+        answer = {"verdict": "a", "explanation": f"Because of {n}."}
+        store.append_event(actor="rosa", kind="task.answer", subject=f"task-{name}", data=answer)
+
+
+def test_a_training_round_is_failed_and_then_passed_before_real_pairs(open_page, context, expect):
+    add_training(context, 4)
+    context.store.set_campaign(Campaign(pass_mark=1.0, num_training=2), actor="rosa")
+    page = open_page()
+    expect(page.get_by_role("dialog", name="First a short training")).to_contain_text("2 pairs")
+    page.keyboard.press("Enter")
+    for n, right in enumerate([True, False, True, True]):
+        shown(page)
+        expect(page.locator("#training")).to_contain_text(f"pair {n % 2 + 1} of 2")
+        good_side = "a" if "Right." in page.locator("#text-a").inner_text() else "b"
+        page.keyboard.press(good_side if right else "t")
+        told = page.get_by_role("dialog", name="That is right" if right else "Not quite")
+        expect(told).to_contain_text("Because of")
+        if not right:
+            expect(told).to_contain_text(f"Expected: {good_side.upper()} is better")
+        page.wait_for_timeout(300)  # the next pair fades in behind
+        assert_accessible(page)
+        page.keyboard.press("Enter")
+        if n % 2:
+            expect(page.get_by_role("dialog", name="Once more" if n == 1 else "Training passed")).to_be_visible()
+            page.keyboard.press("Enter")
+    expect(page.locator("#text-prompt")).to_contain_text("Question q")  # a real pair
+    expect(page.locator("#training")).to_be_hidden()
+    judged(page, expect, context, lambda: page.keyboard.press("a"))
+    expect(page.locator("#stats")).to_contain_text("1 today")
+
+
+def add_ranking(context, name, num, priority=9.0):
+    store = context.store
+    store.add_prompts([make_prompt(name)])
+    store.add_responses([make_response(f"{name}-{k}", name, text=f"Answer number {k}.") for k in range(1, num + 1)])
+    more = tuple(f"{name}-{k}" for k in range(3, num + 1))
+    store.add_tasks([make_task(f"task-{name}", name, f"{name}-1", f"{name}-2", more_response_ids=more, priority=priority)])
+
+
+def texts_ranked(context, judgment):
+    texts = {response.id: response.text for response in context.store.list_responses()}
+    return [sorted(texts[response] for response in group) for group in judgment.ranking]
+
+
+def test_four_responses_are_ranked_by_keys_with_a_tie_and_undone(open_page, context, expect):
+    add_ranking(context, "many", 4)
+    page = open_page()
+    shown(page)
+    text_of = {letter: page.locator(f"#ranked [data-letter={letter}] .text").inner_text() for letter in "abcd"}
+    for key in ("c", "a", "=", "d", "b", "Backspace", "b"):
+        page.keyboard.press(key)
+    expect(page.locator("#announce")).to_have_text("C = A > D > B")
+    judgment = judged(page, expect, context, lambda: page.keyboard.press("Enter"))
+    assert texts_ranked(context, judgment) == [sorted([text_of["c"], text_of["a"]]), [text_of["d"]], [text_of["b"]]]
+    page.keyboard.press("u")
+    expect(page.locator("#rank-order .letter")).to_have_count(4)
+    again = judged(page, expect, context, lambda: page.keyboard.press("Enter"))
+    assert again.supersedes == judgment.id and again.ranking == judgment.ranking
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 390), ("light", 320)])
+def test_responses_are_ranked_by_dragging_and_the_page_stays_accessible(open_page, context, expect, theme, width):
+    add_ranking(context, "drag", 3)
+    page = open_page(color_scheme=theme, viewport={"width": width, "height": 844})
+    shown(page)
+    page.wait_for_timeout(300)
+    assert_accessible(page)
+    for letter in "abc":
+        page.locator(f"#ranked [data-letter={letter}] .rank-place").click()
+    chips = page.locator("#rank-order .drag")
+    last, first = chips.nth(2).bounding_box(), chips.nth(0).bounding_box()
+    page.mouse.move(last["x"] + 10, last["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(first["x"] + 2, first["y"] + 10, steps=5)
+    page.mouse.up()
+    expect(page.locator("#announce")).to_have_text("C > A > B")
+    assert_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    text_of = {letter: page.locator(f"#ranked [data-letter={letter}] .text").inner_text() for letter in "abc"}
+    judgment = judged(page, expect, context, page.get_by_role("button", name="Submit the order").click)
+    assert texts_ranked(context, judgment) == [[text_of["c"]], [text_of["a"]], [text_of["b"]]]
