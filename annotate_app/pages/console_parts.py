@@ -53,8 +53,12 @@ def on_click(
     inputs: list[Any],
     outputs: list[Any] | None = None,
     then: Part | None = None,
+    meanwhile: str | None = None,
 ) -> None:
-    """Click: ``act(request, *inputs)`` fills ``outputs``, or ``problem`` says what to do; then refresh a part."""
+    """Click: ``act(request, *inputs)`` fills ``outputs``, or ``problem`` says what to do; then refresh a part.
+
+    ``meanwhile`` stands in the first output while it takes long.
+    """
     filled = outputs or []
 
     # Gradio hands in the request only where it sees the annotation, so the closure takes it first.
@@ -63,11 +67,15 @@ def on_click(
             result = act(request, *values)
         except UserError as error:
             shown = gr.update(value=f"**{text.plain(error)}**", visible=True)
-            return _bare([shown, *[gr.skip()] * len(filled)])
+            return _bare([shown, *["" if meanwhile and not i else gr.skip() for i in range(len(filled))]])
         cleared = gr.update(value="", visible=False)
         return _bare([cleared, *([] if not filled else [result] if len(filled) == 1 else result)])
 
-    event = button.click(handle, inputs, [problem, *filled], show_progress="hidden", api_visibility="private")
+    trigger = button.click
+    if meanwhile:
+        said = trigger(lambda: meanwhile, outputs=filled[0], show_progress="hidden", api_visibility="private")
+        trigger = said.then
+    event = trigger(handle, inputs, [problem, *filled], show_progress="hidden", api_visibility="private")
     if then is not None:
         then.fill_on(event.then)
 

@@ -44,7 +44,7 @@ def build_data(context: AppContext, problem: gr.Markdown) -> None:
 
     for choice in (format_, container):
         choice.change(link, [format_, container], download, show_progress="hidden", api_visibility="private")
-    on_click(take, problem, import_, [kind, skip_bad, upload], [imported])
+    on_click(take, problem, import_, [kind, skip_bad, upload], [imported], meanwhile="Importing; labelling goes on.")
 
 
 def _export_link(name: str, container: str) -> str:

@@ -11,7 +11,7 @@ from annotate_app.pages.report_parts import Picture, Table
 from annotate_app.progress import JobProgress
 from annotate_app.render import show_controls
 
-STOPPED = ("failed", "interrupted", "cancelled")
+STOPPED = ("failed", "interrupted", "cancelled")  # and can be resumed
 CURVES_SHOWN = 6
 
 
@@ -58,7 +58,7 @@ def _job(job: JobProgress, log_tail: str) -> str:
         rows = [(name, f"{values[0]:.3g}", f"{values[-1]:.3g}", f"{len(values)}") for name, values in series.items()]
         table = Table("Curves", ("metric", "first", "last", "readings"), rows)
         body += block_html(Picture(pictures.curves(series), "Readings so far, the first and the last below each curve.", table))
-    if job.status in STOPPED and log_tail.strip():
+    if job.status in ("failed", "interrupted") and log_tail.strip():
         body += f'<h3>Last lines of its log</h3><pre class="log" tabindex="0" aria-label="Log">{_text(log_tail)}</pre>'
     return body
 

@@ -123,6 +123,14 @@ def test_the_first_job_made_candidates(up, data):
     assert read("round", "show", "1", "--data", str(data))["report"]["kind"] == "generate"
 
 
+def test_a_report_becomes_a_file_or_the_reason_is_said(up, data, tmp_path):
+    page = tmp_path / "report.html"
+    assert nashloop("round", "show", "1", "--html", str(page), "--data", str(data)).returncode == 0
+    assert "Generate 1" in page.read_text()
+    ran = nashloop("round", "show", "1", "--html", str(tmp_path / "none" / "report.html"), "--data", str(data))
+    assert ran.returncode == 2 and "Name a file in a folder that exists" in ran.stderr
+
+
 def test_a_round_without_labels_is_refused_with_the_number_it_needs(up, data):
     ran = nashloop("round", "start", "--data", str(data))
     assert ran.returncode == 2

@@ -82,6 +82,8 @@ def test_prices_and_budgets_become_cards_only_where_they_are_set(context):
     told = shown(read_figures(context, now_of(context.store)))
     assert told["EUR so far"] == ("0.25", "0.25 for each label")
     assert told["labels left"] == ("8", "of a budget of 9: EUR 2.00")  # 8 x .25
+    context.store.set_campaign(Campaign(budget_labels=1), actor="rosa")
+    assert "The budget of 1 labels is spent" in next_step(read_figures(context, now_of(context.store)))
 
 
 def test_the_next_step_follows_the_campaign(context, store):
