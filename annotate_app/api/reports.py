@@ -1,6 +1,7 @@
 """Pages that the console fetches: the overview, and a job's report, to read there or to download and send to a colleague."""
 
 import hashlib
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
@@ -13,6 +14,8 @@ from annotate_app.pages.now_html import STOPPED, now_page
 from annotate_app.pages.overview import Overview
 from annotate_app.pages.report_facts import gather_facts
 from annotate_app.pages.report_html import report_page
+from annotate_app.pages.report_summary import summarise
+from storage.records import Round
 
 
 def build_router(context: AppContext) -> APIRouter:
@@ -39,17 +42,28 @@ def build_router(context: AppContext) -> APIRouter:
         jobs = [round_ for round_ in context.store.list_rounds() if context.rounds.report(round_.number)]
         return {"reports": [{"number": j.number, "kind": j.kind, "status": j.status, "created_at": j.created_at} for j in jobs]}
 
+    @router.get("/rounds/{number}/summary")
+    def summary(number: int) -> dict[str, Any]:
+        """Did it help, is it safe to promote, what next: a short answer to each and why; 404 before there is a report."""
+        _check_report(context, number)
+        return {"summary": [asdict(answer) for answer in summarise(gather_facts(context, number))]}
+
     @router.get("/rounds/{number}/report.html", response_class=HTMLResponse)
     def report_html(number: int, download: bool = False) -> HTMLResponse:
         """The report as one HTML file that needs nothing else; 404 before there is one. ``download``: as an attachment."""
-        round_ = find_round(context, number)
-        if not context.rounds.report(number):
-            raise HTTPException(404, f"Job {number} has no report yet. It is written when the job finishes.")
+        round_ = _check_report(context, number)
         name = f"{round_.kind}-{number}-report.html"
         headers = {"content-disposition": f'attachment; filename="{name}"'} if download else {}
         return HTMLResponse(report_page(gather_facts(context, number)), headers=headers)
 
     return router
+
+
+def _check_report(context: AppContext, number: int) -> Round:
+    round_ = find_round(context, number)
+    if not context.rounds.report(number):
+        raise HTTPException(404, f"Job {number} has no report yet. It is written when the job finishes.")
+    return round_
 
 
 def _unless_known(request: Request, page: str) -> Response:

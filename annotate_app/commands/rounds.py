@@ -82,8 +82,12 @@ def show(
         round_ = client.get(f"/rounds/{number}")
         if html is not None:
             _write_page(client, number, html)
-        found = client.get(f"/rounds/{number}/report") if round_["status"] == "done" else None
-    report({**round_, "report": found}, describe(round_, found), as_json=as_json)
+        found, answers = None, []
+        if any(finished["number"] == number for finished in client.get("/reports")["reports"]):
+            found, answers = client.get(f"/rounds/{number}/report"), client.get(f"/rounds/{number}/summary")["summary"]
+    said = [f"{answer['question']} {answer['short']} {answer['why']}" for answer in answers]
+    text = "\n".join([*said, describe(round_, found)])
+    report({**round_, "report": found, "summary": answers}, text, as_json=as_json)
 
 
 @group.command()

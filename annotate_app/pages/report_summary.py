@@ -44,7 +44,7 @@ def _without_policy(facts: ReportFacts) -> Answer:
     kl = evaluation.get("kl_to_base_nats")
     if kl:
         why += f" It is {interval(kl, percent=False)} nats away from the base policy."
-    return Answer(question="What was done?", short=f"{facts.kind.capitalize()} finished.", why=why, tone="open")
+    return Answer(question="What was done?", short=f"{facts.kind.capitalize()} finished.", why=_capital(why), tone="open")
 
 
 def _helped(facts: ReportFacts) -> Answer:

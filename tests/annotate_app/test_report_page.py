@@ -160,6 +160,8 @@ def test_the_page_is_served_to_read_and_to_download(researcher, context):
     assert read.status_code == 200 and "content-disposition" not in read.headers
     for shown in ("policy 1, made from the base policy", "Annotator 0", "Question q0?", "Answer q1-1.", "More than chance."):
         assert shown in read.text, shown
+    told = researcher.get("/api/v1/rounds/1/summary").json()["summary"]
+    assert [answer["short"] for answer in told] == ["Yes.", "Yes, its limits hold.", "Promote it."]
     kept = researcher.get("/api/v1/rounds/1/report.html?download=true")
     assert kept.headers["content-disposition"] == 'attachment; filename="round-1-report.html"'
 
@@ -168,7 +170,9 @@ def test_annotators_do_not_read_reports_and_a_job_without_one_is_not_found(resea
     add_finished_round(context)
     assert client.get("/api/v1/rounds/1/report.html").status_code == 403
     assert client.get("/api/v1/reports").status_code == 403
-    assert researcher.get("/api/v1/rounds/2/report.html").status_code == 404
+    assert client.get("/api/v1/rounds/1/summary").status_code == 403
+    for page in ("report.html", "summary"):
+        assert researcher.get(f"/api/v1/rounds/2/{page}").status_code == 404
 
 
 def test_a_circle_of_responses_that_are_not_kept_here_is_left_out(researcher, context):

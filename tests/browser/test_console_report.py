@@ -81,6 +81,9 @@ def test_the_downloaded_file_reads_the_same_without_an_app(open_page, context, e
         assert alone.locator("main").inner_text() == shown
         colours[theme] = alone.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
         assert asked == [path.as_uri()]
+        alone.emulate_media(media="print")
+        assert alone.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") == "rgb(255, 255, 255)"
+        expect(alone.locator("details table").first).to_be_visible()  # paper cannot be clicked
         window.close()
     assert colours == {"light": "rgb(245, 245, 242)", "dark": "rgb(20, 21, 26)"}
 
