@@ -43,10 +43,6 @@ class Campaign:
             raise ValueError("pass_mark needs num_training, the number of training pairs, above 0")
         return self
 
-    @property
-    def has_training(self) -> bool:
-        return self.pass_mark is not None
-
 
 _ADAPTER = TypeAdapter(Campaign)
 

@@ -74,6 +74,7 @@ def stats(state: State) -> dict[str, Any]:
     verdicts = {row["verdict"]: row["n"] for row in state.database.rows(_VERDICTS)}
     hours = state.database.rows(_PER_HOUR, {"since": now - timedelta(days=7)})
     return counts | {
+        "judgments": sum(verdicts.values()),
         "leases_open": sum(lease.expires_at > now for lease in list(state.book.leases.values())),
         "verdicts": {verdict: verdicts.get(verdict, 0) for verdict in VERDICTS},
         "judgments_per_hour": [[_iso(row["hour"]), row["n"]] for row in hours],
@@ -92,12 +93,11 @@ def _iso(moment: datetime) -> str:
 
 # Times and sides of imported judgments are not ours: they are counted, but not timed. A ranking counts as its pairs, timed once.
 _COUNTS = """
-    WITH ours AS (SELECT judged_pairs.* FROM judged_pairs SEMI JOIN annotators
+    WITH ours AS MATERIALIZED (SELECT judged_pairs.* FROM judged_pairs SEMI JOIN annotators
                   ON annotators.id = judged_pairs.annotator_id AND annotators.kind <> 'imported')
     SELECT (SELECT count(*) FROM prompts) AS prompts,
            (SELECT count(*) FROM responses) AS responses,
            (SELECT count(*) FROM task_status WHERE NOT closed AND num_made < wanted) AS tasks_open,
-           (SELECT count(*) FROM judged_pairs) AS judgments,
            (SELECT count(DISTINCT annotator_id) FROM ours WHERE submitted_at > $hour_ago) AS annotators_active_1h,
            (SELECT median(epoch(submitted_at) - epoch(shown_at)) FROM ours
             WHERE ranking_id IS NULL OR id = ranking_id || '-1-2') AS median_seconds_per_judgment,

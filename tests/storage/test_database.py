@@ -168,7 +168,7 @@ def test_a_database_of_the_first_version_is_migrated_with_all_its_rows_and_a_cop
 
 def test_health_says_what_is_open(tmp_path):
     store = open_store(tmp_path / "db")
-    assert store.health() == {"writer": True, "queue": 0, "schema": 2, "path": str(tmp_path / "db")}
+    assert store.health() == {"writer": True, "queue": 0, "schema": 3, "path": str(tmp_path / "db")}
     store.close()
     assert store.health()["writer"] is False
     store.close()  # again does nothing

@@ -2,15 +2,18 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from storage.campaign import Campaign
+from storage.contract.settings import build_settings
 from storage.errors import UserError
 from storage.exports import write_export
 from storage.import_training import import_training
 from storage.records import Feedback, JudgmentInput, TrainingStatus
+from storage.round_export import export_job
 from storage.training import training_status
-from tests.storage.builders import fill, judge
+from tests.storage.builders import fill, judge, make_prompt
 
 ROWS = [
     {"prompt": f"Training {k}?", "response_a": "Good.", "response_b": "Bad.", "verdict": "a", "explanation": f"Because {k}."}
@@ -189,3 +192,21 @@ def test_a_bad_row_is_named_and_nothing_is_imported(store, tmp_path, change, tol
         import_training(store, path)
     assert told in str(caught.value)
     assert store.query("SELECT count(*) AS n FROM tasks")["n"][0].as_py() == 0
+
+
+def test_a_job_is_given_no_training_pairs(store, pairs, tmp_path):
+    in_training(store, pairs)
+    for right in (True, True, False):
+        answer(store, "ann0", right)
+    for verdict in ("a", "b"):
+        judge(store, "ann0", verdict)
+    store.add_prompts([make_prompt("h", split="heldout")])
+    settings = build_settings({"preference": {"min_judgments": 2}})
+    job_dir = export_job(store, tmp_path / "jobs" / "0001-round", settings, kind="round", number=1, policy_id="policy0")
+    assert pq.read_table(job_dir / "judgments.parquet")["purpose"].to_pylist() == ["label", "label"]
+    assert "Good." not in pq.read_table(job_dir / "responses.parquet")["text"].to_pylist()
+    with pytest.raises(UserError, match="only 2 decided judgments"):
+        export_job(
+            store, tmp_path / "jobs" / "0002-round", build_settings({"preference": {"min_judgments": 3}}),
+            kind="round", number=2, policy_id="policy0",
+        )  # fmt: skip
