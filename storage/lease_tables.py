@@ -10,14 +10,16 @@ from storage.leases import FILLED, Lease, LeaseBook, TaskBook
 from storage.training import KnownAnswer, TrainingBook, oriented
 
 _TASKS = """
-    SELECT id, seq, prompt_id, response_1_id, response_2_id, nullif(more_response_ids, []) AS more_response_ids, purpose, priority, wanted,
+    SELECT id, seq, prompt_id, response_1_id, response_2_id, nullif(more_response_ids, []) AS more_response_ids, -- few have any
+           purpose, priority, wanted,
            id IN (SELECT subject FROM events WHERE kind = 'task.closed') AS closed
     FROM tasks ORDER BY seq
 """
 # The last lease of each slot, what became of it, and until when it was renewed.
 _HOLDERS = """
     WITH renewed AS (SELECT lease_id, max(expires_at) AS expires_at FROM renewals GROUP BY lease_id)
-    SELECT leases.* EXCLUDE (expires_at) REPLACE (nullif(leases.more_response_ids, []) AS more_response_ids), greatest(leases.expires_at, renewed.expires_at) AS expires_at, judgments.verdict
+    SELECT leases.* EXCLUDE (expires_at) REPLACE (nullif(leases.more_response_ids, []) AS more_response_ids),
+           greatest(leases.expires_at, renewed.expires_at) AS expires_at, judgments.verdict
     FROM leases LEFT JOIN judgments USING (id) LEFT JOIN renewed ON renewed.lease_id = leases.id
     QUALIFY row_number() OVER (PARTITION BY leases.task_id, leases.slot ORDER BY leases.seq DESC) = 1
     ORDER BY leases.seq
