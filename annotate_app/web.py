@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 
 from annotate_app import metrics
-from annotate_app.api import campaign, history, labelling, messages, reports, research
+from annotate_app.api import browse, campaign, history, labelling, messages, reports, research
 from annotate_app.api.errors import add_error_handlers, error_response
 from annotate_app.auth import PRINCIPAL, hash_secret
 from annotate_app.context import AppContext
@@ -45,6 +45,8 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
     bearer = [_documented_bearer()]
     for routes in (labelling, history, messages, campaign, research, reports):
         app.include_router(routes.build_router(context), prefix="/api/v1", dependencies=bearer)
+    app.include_router(browse.build_api(context), prefix="/api/v1", dependencies=bearer)
+    app.include_router(browse.build_pages(context))
     app.add_api_route("/api/{path:path}", _no_such_route, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
     app.include_router(sign_in.build_router(context))
     _add_operations(app, context, request_metrics)

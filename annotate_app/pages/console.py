@@ -12,6 +12,7 @@ from gradio.themes import Base
 
 from annotate_app.context import AppContext
 from annotate_app.pages import console_text as text
+from annotate_app.pages.browse_html import PLACES
 from annotate_app.pages.console_people import build_data, build_people
 from annotate_app.pages.console_results import build_policies
 from annotate_app.pages.console_round import build_round
@@ -19,13 +20,16 @@ from annotate_app.pages.console_round import build_round
 TICK_SECONDS = 3
 # Overview, running job and reports are islands: empty columns that these scripts fill (static/island.js).
 HEAD = "".join(f'<script type="module" src="/ui/{name}.js"></script>' for name in ("overview", "report", "tables"))
+LINKS = " ".join(
+    f"[{name}]({href})" for href, name in (("/", "Label pairs"), *PLACES[1:], ("/docs", "API"), ("/sign-out", "Sign out"))
+)
 CSS_FILE = Path(__file__).parent.parent / "static" / "console.css"
 
 
 def build_console(context: AppContext) -> gr.Blocks:
     """The researchers' page; mounted at /console with ``console_look()``."""
     with gr.Blocks(title=f"{context.campaign} console", analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {text.plain(context.campaign)}\n\n[Label pairs](/) [API](/docs) [Sign out](/sign-out)", elem_id="head")
+        gr.Markdown(f"# {text.plain(context.campaign)}\n\n{LINKS}", elem_id="head")
         problem = gr.Markdown(visible=False, elem_id="problem")
         timer = gr.Timer(TICK_SECONDS)
         with gr.Tabs():
