@@ -11,7 +11,9 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def expect():
-    return pytest.importorskip("playwright.sync_api").expect
+    expect = pytest.importorskip("playwright.sync_api").expect
+    expect.set_options(timeout=15_000)  # busy machines
+    return expect
 
 
 def open_reports(open_page, **options):
