@@ -59,7 +59,8 @@ def _sentence(response: httpx.Response) -> str:
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):
         return f"The app answered {response.status_code} to {response.request.method} {response.request.url.path}. See its log."
-    return f"{error['field']}: {error['message']}" if error.get("field") else error["message"]
+    field, message = error.get("field"), error["message"]
+    return message if field is None or message.startswith(field) else f"{field}: {message}"
 
 
 @contextmanager

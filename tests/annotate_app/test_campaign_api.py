@@ -1,7 +1,9 @@
 """The campaign over HTTP and by command: who may read and set it, what is refused, the guidelines."""
 
+import json
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -88,6 +90,14 @@ def test_the_command_refuses_a_wrong_file_in_one_sentence(nashloop, tmp_path):
     file.write_text("overlap = 0\n")
     code, out, err = nashloop("campaign", "set", file, "--data", tmp_path / "data")
     assert (code, out) == (2, "")
-    assert "overlap" in err and "Traceback" not in err
+    assert err.startswith("error: overlap: ") and "Traceback" not in err and err.count("overlap") == 1
     code, _, err = nashloop("campaign", "set", tmp_path / "missing.toml", "--data", tmp_path / "data")
     assert code == 2 and "missing.toml" in err
+
+
+def test_the_examples_are_taken_as_they_are(nashloop, tmp_path):
+    examples, data = Path(__file__).parents[2] / "docs" / "examples", tmp_path / "data"
+    code, out, _ = nashloop("prompts", "gold", examples / "training.jsonl", "--data", data, "--json")
+    assert (code, json.loads(out)["pairs"]) == (0, 5)
+    code, out, _ = nashloop("campaign", "set", examples / "campaign.toml", "--data", data, "--json")
+    assert (code, json.loads(out)["num_training"], json.loads(out)["round"]) == (0, 5, {"update": {"rule": "onpo_ref"}})
