@@ -10,9 +10,11 @@ from annotate_app.auth import require
 from annotate_app.browse import PairFilter, choices, find_pairs, pair_of
 from annotate_app.context import AppContext
 from annotate_app.pages.browse_html import annotator_page, annotators_page, pair_page, pairs_page
+from annotate_app.pages.campaign_html import campaign_page
 from annotate_app.pages.lineage_html import lineage_page
 from annotate_app.reports.annotators import annotators_report
 from annotate_app.reports.policies import policies_report
+from storage.contract.settings import UpdateSettings
 
 Text = Annotated[str, Query(max_length=200)]
 
@@ -106,6 +108,18 @@ def build_pages(context: AppContext) -> APIRouter:
         prompts = store.query(_PROMPTS).to_pylist()
         compared = _compared(context, a, b, prompt) if a is not None and b is not None and prompt else None
         return lineage_page(figures["policies"], figures["votes"], prompts, compared)
+
+    @router.get("/console/campaign")
+    def campaign() -> str:
+        splits = store.query("SELECT split, count(*) AS n FROM prompts GROUP BY split ORDER BY n DESC").to_pylist()
+        [gold] = store.query("SELECT count(*) AS n FROM tasks WHERE purpose = 'gold'")["n"].to_pylist()
+        return campaign_page(
+            store.campaign(),
+            prompts={row["split"]: row["n"] for row in splits},
+            training_pairs=gold,
+            rules=context.rounds.rules(),
+            settings_words={name: field.description or "" for name, field in UpdateSettings.model_fields.items()},
+        )
 
     return router
 
