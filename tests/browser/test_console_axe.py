@@ -8,7 +8,7 @@ from tests.annotate_app.finished_rounds import add_finished_round
 from tests.browser.axe import assert_accessible
 from tests.storage.builders import judge
 
-TABS = ("Overview", "Round", "Reports", "Policies", "People", "Data")
+ITS_TABS = "() => gradio_config.components.filter((part) => part.type === 'tabitem').map((tab) => tab.props.label)"
 # Gradio lays transparent elements over some of its own; the same colours are judged elsewhere on the page.
 UNTOLD = re.compile("overlapped by another|partially overlaps other")
 pytestmark = pytest.mark.browser
@@ -29,8 +29,9 @@ def test_every_tab_is_accessible(open_page, context, theme, width):
     page = open_page("rosa", color_scheme=theme, viewport={"width": width, "height": 900})
     page.goto(open_page.url + "/console/")
     page.locator(".cards li").first.wait_for()
-    wrong = []
-    for name in TABS:
+    wrong, names = [], page.evaluate(ITS_TABS)
+    assert names[:3] == ["Overview", "Round", "Reports"]
+    for name in names:
         open_tab(page, name)
         page.wait_for_timeout(700)  # tables and pictures arrive
         try:
