@@ -115,7 +115,7 @@ def next_step(figures: Figures) -> str:
         return "The newest job stopped. The tab Round says why; resume it there."
     if figures.budget_left == 0:
         spent = f"The budget of {figures.campaign.budget_labels:,} labels is spent, so no new pairs are handed out."
-        return f"{spent} Start a round in the tab Round, or raise budget_labels of the campaign."
+        return f"{spent} Start a round in the tab Round, or raise the budget under Campaign."
     if not figures.prompts:
         return "Import prompts in the tab Data: a file with one prompt in each line is enough."
     if not figures.pairs_open:

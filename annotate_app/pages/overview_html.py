@@ -64,7 +64,7 @@ def _rounds_remark(figures: Figures) -> str:
 
 def _agreement_card(figures: Figures) -> Card:
     if figures.agreement is None:
-        return DASH, "agreement", "needs pairs that two people judged: raise the overlap"
+        return DASH, "agreement", "needs pairs that two people judged: raise the overlap under Campaign"
     pairs = int(figures.agreement["n"])
     return (
         f"{figures.agreement['mean']:.0%}",

@@ -12,7 +12,7 @@ const STYLE = `
   select { font-size: 1rem; width: 100%; }
   .bar a { text-decoration: none; font-weight: 600; color: var(--accent); padding: 9px 16px; }
   .note { max-width: 900px; margin: 0 auto; padding: 20px 24px; color: var(--muted); font: 16px/1.6 system-ui, sans-serif; }
-  @media (max-width: 640px) { .bar { padding: 0 12px; } .note { padding: 16px 12px; } }
+  @media (max-width: 640px) { .bar { padding: 0; } .note { padding: 16px 0; } .report { padding-inline: 0 !important; } }
 `;
 
 class Reports {
