@@ -65,7 +65,7 @@ class Labelling(RuleBasedStateMachine):
     @precondition(lambda self: self.given)
     @rule(data=st.data(), verdict=st.sampled_from(["a", "tie", "skip"]))
     def submit(self, data, verdict):
-        lease_id = data.draw(st.sampled_from(sorted(self.given)))
+        lease_id = data.draw(st.sampled_from(list(self.given)))  # in order of issue: ids differ from run to run
         pair, until = self.given[lease_id]
         answer = JudgmentInput(lease_id=lease_id, verdict=verdict)
         result = self.store.submit(answer, annotator_id=pair.annotator_id)
@@ -79,7 +79,7 @@ class Labelling(RuleBasedStateMachine):
     @precondition(lambda self: self.judged)
     @rule(data=st.data())
     def withdraw(self, data):
-        judgment_id = data.draw(st.sampled_from(sorted(self.judged)))
+        judgment_id = data.draw(st.sampled_from(list(self.judged)))
         task_id, annotator, verdict = self.judged[judgment_id]
         pair = self.store.withdraw(judgment_id, annotator_id=annotator)
         assert pair is not None or verdict == "skip"
@@ -88,10 +88,24 @@ class Labelling(RuleBasedStateMachine):
             del self.judged[judgment_id]
             self.given[pair.lease_id] = (pair, pair.expires_at)
 
+    @precondition(lambda self: self.judged)
+    @rule(data=st.data(), verdict=st.sampled_from(["b", "skip"]))
+    def correct(self, data, verdict):
+        judgment_id = data.draw(st.sampled_from(list(self.judged)))
+        task_id, annotator, before = self.judged[judgment_id]
+        answer = JudgmentInput(lease_id=judgment_id, verdict=verdict)
+        result = self.store.correct(answer, annotator_id=annotator)
+        assert result.status == "stored" or (result.status, before) == ("unknown", "skip")  # its place was given away
+        if result.status == "stored":
+            del self.judged[judgment_id]
+            self.judged[result.judgment.id] = (task_id, annotator, verdict)
+            again = self.store.correct(answer, annotator_id=annotator)
+            assert (again.status, again.judgment) == ("duplicate", result.judgment)
+
     @precondition(lambda self: self.given)
     @rule(data=st.data())
     def renew(self, data):
-        lease_id = data.draw(st.sampled_from(sorted(self.given)))
+        lease_id = data.draw(st.sampled_from(list(self.given)))
         pair, until = self.given[lease_id]
         kept = self.store.renew([lease_id], pair.annotator_id)
         assert kept == [lease_id] or until <= self.clock()
@@ -127,6 +141,7 @@ class Labelling(RuleBasedStateMachine):
             read = load_lease_book(cursor)
         assert read.tasks == live.tasks
         assert read.leases == live.leases
+        assert read.num_labels == live.num_labels == sum(verdict != "skip" for *_, verdict in self.judged.values())
 
 
 Labelling.TestCase.settings = settings(
