@@ -1,4 +1,4 @@
-"""Takes the pictures of the README and the guide: a simulated run is made, the real app is started on its data, a browser opens both pages.
+"""Takes the pictures of the README and the guide: a simulated run, the real app on it, a browser on both pages.
 
     python scripts/take_screenshots.py [--data DIR] [--out docs/images]
 
