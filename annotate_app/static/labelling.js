@@ -116,11 +116,12 @@ class Labelling {
   /** Judges the pair shown. ``more``: fields beside those gathered on the bar. */
   judge(verdict, more = {}) {
     const pair = this.current;
-    if (!pair || this.undoing) return;
+    if (!pair || this.undoing || this.inTraining) return;
     if (this.extras.lacking(verdict)) return this.#askWhy(verdict, more);
     const decided = verdict === "a" || verdict === "b";
     const ranked = pair.kind === "ranking";
-    const missing = Math.max(0, AHEAD + 1 - (this.pairs.length - 1) - this.asked);
+    this.inTraining = pair.kind === "training"; // it stays in view until its answer has been told
+    const missing = this.inTraining ? 0 : Math.max(0, AHEAD + 1 - (this.pairs.length - 1) - this.asked);
     const usual = this.campaign.ask_strength ? USUAL_STRENGTH : null;
     const body = {
       lease_id: pair.lease_id,
@@ -132,13 +133,17 @@ class Labelling {
       ...more,
     };
     this.asked += missing;
-    if (pair.kind !== "training") this.history.push({ pair, body }); // training is not undone
-    this.pairs.shift();
-    this.#count(verdict, 1);
-    this.find("toast").classList.remove("shown");
-    this.#show(`${describe(body)}. `);
+    if (!this.inTraining) this.#goOn(pair, body);
     this.sender.push(body);
     this.#remindOfBreak();
+  }
+
+  #goOn(pair, body) {
+    this.history.push({ pair, body });
+    this.pairs.shift();
+    this.#count(body.verdict, 1);
+    this.find("toast").classList.remove("shown");
+    this.#show(`${describe(body)}. `);
   }
 
   /** Gently, after a verdict and never between: work without a pause has been long enough. */
@@ -175,26 +180,28 @@ class Labelling {
   #saved(body, answer, status) {
     this.asked -= body.next;
     this.#add(answer.next);
-    if (answer.feedback) this.#feedback(answer);
+    if (this.inTraining) this.#learn(answer);
     // Sent before, its answer lost: pairs leased for that answer are ours and nobody else's, so ask for them.
     if (status === 200 || !this.current) this.#fill();
     if (this.history.length % REFRESH_EVERY === 0) this.#loadProgress();
   }
 
-  async #feedback(answer) {
-    const { passed, done } = answer.training;
-    this.trained = passed === null ? done : 0;
-    if (passed) this.pairs = this.pairs.filter((pair) => pair.kind !== "training"); // leased ahead, not needed any more
-    const ready = passed ? this.#fill() : null;
-    if (this.current) this.#paintTraining(this.current);
-    await giveFeedback(this.root, answer);
-    await ready;
-    if (passed) this.#show();
-    this.shownAt = serverNow(); // the next pair stood behind the dialog until now
+  /** What the answer to a training pair was worth, told over the pair; training is not undone. */
+  async #learn({ feedback, training }) {
+    if (feedback) await giveFeedback(this.root, { feedback, training });
+    this.trained = training?.passed === null ? training.done : 0;
+    this.pairs.shift();
+    if (training?.passed) this.pairs = this.pairs.filter((pair) => pair.kind !== "training"); // leased ahead, not needed any more
+    this.inTraining = false;
+    if (this.current) this.#show();
+    else this.#setState("loading");
+    await this.#fill();
   }
 
   #refused(body, error) {
     this.asked -= body.next;
+    if (this.inTraining) this.pairs.shift();
+    this.inTraining = false;
     this.history = this.history.filter((entry) => entry.body.lease_id !== body.lease_id);
     const known = [404, 409, 410].includes(error.status);
     this.#toast(known ? t(`refused.${error.status}`) : t("refused.other", { why: error.message }));

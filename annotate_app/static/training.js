@@ -1,7 +1,6 @@
 // The training round: what it is, and after each of its pairs whether the answer was right and why.
 
 import { t } from "./texts.js";
-import { VERDICT_SIGNS } from "./view.js";
 
 /** Once, before the first training pair. */
 export function introduce(root, { num_training: number, pass_mark: mark }) {
@@ -16,7 +15,7 @@ export async function giveFeedback(root, { feedback, training }) {
   const box = `
     <div class="outcome ${right ? "right" : "wrong"}"><span class="sign" aria-hidden="true">${right ? "✓" : "✗"}</span>
       <h2 id="feedback-name">${t(right ? "training.right" : "training.wrong")}</h2></div>
-    ${right ? "" : `<p class="expected">${VERDICT_SIGNS[expected] ?? ""} ${t("training.expected", { what: t(`verdict.${expected}`) })}</p>`}
+    ${right ? "" : `<p class="expected">${t("training.expected", { what: t(`verdict.${expected}`) })}</p>`}
     <p class="explanation" dir="auto"></p>
     <p class="line">${t("training.so_far", { done: training.done, number: training.total, right: training.right })}</p>`;
   await tell(root, "feedback", box, t("training.go_on"), explanation ?? "");

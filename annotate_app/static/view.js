@@ -3,7 +3,6 @@
 import { shortcutsOf } from "./keys.js";
 import { LANGUAGES, t } from "./texts.js";
 
-export const VERDICT_SIGNS = { a: "A", b: "B", tie: "=", both_bad: "✗" };
 export const SKIP_REASONS = ["unclear_prompt", "no_expertise", "language", "broken_text", "harmful", "other"];
 export const FLAG_REASONS = ["harmful", "personal_data", "broken", "wrong_pair", "other"];
 // A verdict with its strength, as the scale of seven offers them; the place is the digit.

@@ -286,6 +286,7 @@ def test_a_training_round_is_failed_and_then_passed_before_real_pairs(open_page,
         page.keyboard.press(good_side if right else "t")
         told = page.get_by_role("dialog", name="That is right" if right else "Not quite")
         expect(told).to_contain_text("Because of")
+        assert "Right." in page.locator(f"#text-{good_side}").inner_text()  # the pair it is about is still there
         if not right:
             expect(told).to_contain_text(f"Expected: {good_side.upper()} is better")
         page.wait_for_timeout(300)  # the next pair fades in behind
