@@ -22,6 +22,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 TABS = ("Overview", "Round", "Reports", "Policies", "Data", "People")
+BROWSED = ("pairs", "annotators", "lineage", "campaign")
 GUIDE = (("light", 1440, ("Overview", "Round", "Reports")), ("dark", 390, ("Overview",)))
 
 
@@ -94,6 +95,9 @@ def shoot(browser: Browser, state, site: str, out: Path, scheme: str, width: int
         open_tab(page, name)
         settle(page)
         page.screenshot(path=out / f"console-{name.lower()}{suffix}.png", full_page=tabs is TABS)
+    for name in BROWSED if tabs is TABS or not suffix else ():
+        page.goto(f"{site}/console/{name}")
+        page.screenshot(path=out / f"console-{name}{suffix}.png", full_page=tabs is TABS)
     context.close()
 
 
