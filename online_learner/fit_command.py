@@ -32,6 +32,7 @@ from storage.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_MODELS = ("bradley_terry", "bt_gpm")  # the two that the audit compares
 TINY_POLICY = Path(__file__).parent / "tiny_policy"
 
 
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval", type=Path, required=True, metavar="FILE", help="judged pairs for the comparison")
     parser.add_argument("--encoder", metavar="DIR", help="Hugging Face model for features (default: the built-in one)")
     parser.add_argument(
-        "--models", nargs="+", metavar="NAME", default=list(PREFERENCE_MODELS), help=f"of: {'; '.join(_described())}"
+        "--models", nargs="+", metavar="NAME", default=list(DEFAULT_MODELS), help=f"of: {'; '.join(_described())}"
     )
     parser.add_argument(
         "--tune",

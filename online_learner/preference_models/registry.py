@@ -3,12 +3,14 @@
 from online_learner.preference_models.base import PreferenceFamily
 from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
 from online_learner.preference_models.general_preference import bt_gpm
+from online_learner.preference_models.micro import micro
 from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot
 
 # Simplest first: a later one is chosen only if its held-out log loss is clearly lower.
 PREFERENCE_MODELS: dict[str, PreferenceFamily] = {
     "bradley_terry": BRADLEY_TERRY,
     "bt_gpm": bt_gpm(1),
+    "micro": micro(),
 }
 
 # Models whose heads score other texts than a prompt with one response.
