@@ -2,9 +2,10 @@
 
     P(a over b) = sum_m w_m sigma(u_m(a) - u_m(b)),    w = softmax(router)
 
-Which criterion counts depends on the context, so one utility cannot represent it; averaged over contexts such preferences may even go
-in circles. Differs from the paper: the router reads the mean of both responses' features, which hold their prompt's context, because
-features of the prompt alone are not kept; weights are pushed towards uniform by the router's ridge instead of an entropy term.
+Which criterion counts depends on the context, so one utility cannot represent it; averaged over contexts such preferences may
+even go in circles. Differs from the paper: the router reads the mean of both responses' features, which hold their prompt's
+context, because features of the prompt alone are not kept; weights are pushed towards uniform by the router's ridge instead of an
+entropy term.
 Stage two, the weights of one annotator, is ``annotator_weights``.
 """
 
