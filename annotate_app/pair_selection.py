@@ -149,3 +149,8 @@ def _entropy(p: float) -> float:
 
 PairRule = Callable[[Pair], float]
 PAIR_RULES: dict[str, PairRule] = {"random": uniform, "near_tie": near_tie, "bald": bald}
+SELECTIONS = {  # the rules in words
+    "random": "random",
+    "near_tie": "near ties: pairs the preference model cannot decide",
+    "bald": "disagreement: pairs its ensemble disagrees on",
+}

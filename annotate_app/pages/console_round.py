@@ -9,7 +9,7 @@ from annotate_app.context import AppContext
 from annotate_app.pages import console_text as text
 from annotate_app.pages.console_parts import Part, actor, enabled, on_click
 from annotate_app.pages.now_html import STOPPED
-from annotate_app.pair_selection import PAIR_RULES
+from annotate_app.pair_selection import PAIR_RULES, SELECTIONS
 from storage.contract.settings import GenerationSettings, JobSettings, UpdateSettings, build_settings
 from storage.errors import UserError
 from storage.records import Round
@@ -21,11 +21,6 @@ KINDS = [
     ("Evaluate the serving policy", "evaluate"),
 ]
 OPTIONS = ("promote", "selection", "overlap", "pairs_per_prompt", "with_imported", "max_prompts")  # of the app, not the learner
-SELECTIONS = {
-    "random": "random",
-    "near_tie": "near ties: pairs the preference model cannot decide",
-    "bald": "disagreement: pairs its ensemble disagrees on",
-}
 
 
 def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:

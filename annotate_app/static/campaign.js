@@ -33,6 +33,7 @@ function record() {
     language: value("language") || null,
     currency: value("currency") || "USD",
     ...Object.fromEntries([...NUMBERS, ...MAYBE].map((name) => [name, number(name)])),
+    selection: value("selection"),
     update,
   };
 }
@@ -55,9 +56,9 @@ form.addEventListener("submit", async (event) => {
   line.textContent = "Saving …";
   try {
     const { round } = await send("GET", "/campaign");
-    const { update, ...values } = record();
+    const { update, selection, ...values } = record();
     for (const name of NUMBERS) if (values[name] === null && !["break_minutes", "budget_labels"].includes(name)) delete values[name];
-    const kept = { ...round, update: { ...Object.fromEntries(Object.entries(round.update ?? {}).filter(([name]) => !form.elements[name])), ...update } };
+    const kept = { ...round, selection, update: { ...Object.fromEntries(Object.entries(round.update ?? {}).filter(([name]) => !form.elements[name])), ...update } };
     await send("PUT", "/campaign", JSON.stringify({ ...values, round: kept }), "application/json");
     line.textContent = "Saved. It counts from the next pair on.";
   } catch (error) {

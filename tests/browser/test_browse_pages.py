@@ -65,6 +65,7 @@ def test_a_campaign_is_set_up(open_page, context, expect, theme, width):
     page.get_by_label("Ask on a scale of seven").check()
     page.get_by_label("Judgments per pair").fill("2")
     page.get_by_label("Price of a judgment").fill("0.2")
+    page.get_by_label("Which pairs to label next").select_option("bald")
     page.get_by_label("Update rule").select_option("dpo")
     expect(page.locator("[data-rule=dpo]")).to_be_visible()
     page.get_by_label("beta").fill("0.3")
@@ -73,7 +74,8 @@ def test_a_campaign_is_set_up(open_page, context, expect, theme, width):
     expect(page.locator("#saved")).to_contain_text("Saved")
     campaign = context.store.campaign()
     assert (campaign.aspects, campaign.ask_strength, campaign.overlap) == (("helpful", "safe"), True, 2)
-    assert (campaign.price_per_label, campaign.round["update"]) == (0.2, {"rule": "dpo", "beta": 0.3})
+    assert campaign.price_per_label == 0.2
+    assert campaign.round == {"selection": "bald", "update": {"rule": "dpo", "beta": 0.3}}
     page.reload()
     expect(page.get_by_label("Aspects, one on each line")).to_have_value("helpful\nsafe")
     expect(page.get_by_label("beta")).to_have_value("0.3")
