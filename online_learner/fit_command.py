@@ -18,7 +18,7 @@ from torch import Tensor
 from online_learner.device import choose_device, choose_threads
 from online_learner.feature_cache import default_cache
 from online_learner.features import load_encoder
-from online_learner.fit_figures import evaluate, longer_wins, render_table, reported
+from online_learner.fit_figures import evaluate, longer_wins, render_table, reported, save_reliability
 from online_learner.pairs_file import Pair, load_pairs, shuffle_sides
 from online_learner.preference_models.audit import audit_intransitivity, choose
 from online_learner.preference_models.backbone import Tuning
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-cache", action="store_true", help="read all features anew and keep none")
     parser.add_argument("--seed", type=int, default=0, help="folds, bootstrap and side swaps (default: 0)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw how reliable the selected model's probabilities are")
     parser.add_argument("--out", type=Path, metavar="DIR", help="save the selected model here")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -99,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.out:
         replace(fits[selected.name][0], fitted=selected).save(args.out)
+    if args.plot:
+        save_reliability(selected.name, report["reliability"], args.plot)
     print(json.dumps(result, allow_nan=False) if args.json else render_table(result))
     return 0
 

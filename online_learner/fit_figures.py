@@ -1,9 +1,11 @@
 """Figures of preference models on judged pairs, by source, with intervals; beside them "the longer one wins"."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from online_learner.pairs_file import Pair
@@ -117,3 +119,30 @@ def _by_source(pairs: Sequence[Pair], figures: Callable[[Tensor], dict[str, Any]
 def reported(row: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of a row that a comparison shows."""
     return {key: row[key] for key in FIGURES if key in row}
+
+
+def save_reliability(name: str, bins: Sequence[Sequence[float]], path: Path) -> None:
+    """A reliability diagram: for each bin of (confidence, share right, count) the share with its 95 % Wilson interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0.5, 1], [0.5, 1], color="#888888", linewidth=1, linestyle=":", label="as often as said")
+    for confidence, right, count in bins:
+        low, high = wilson(right * count, int(count))
+        axes.plot([confidence, confidence], [low, high], color="#2a6fdb", linewidth=2, alpha=0.6)
+        axes.plot(confidence, right, "o", color="#2a6fdb", markersize=3 + count**0.5 / 4)
+        axes.annotate(f"{count}", (confidence, low), textcoords="offset points", xytext=(0, -11), ha="center", fontsize=7)
+    axes.set(xlabel="probability of the likelier response", ylabel="how often it was preferred", title=f"{name}, held-out pairs")
+    axes.set(xlim=(0.48, 1.02), ylim=(0, 1.04))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.savefig(path)
+
+
+def wilson(successes: float, count: int) -> tuple[float, float]:
+    """95 % interval of a share; halves of ties round to the even number."""
+    interval = binomtest(round(successes), count).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)

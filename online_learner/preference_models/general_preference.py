@@ -19,6 +19,25 @@ def compare_with_blocks(embedding_a: Tensor, embedding_b: Tensor) -> Tensor:
     return (embedding_a[..., 0] - embedding_b[..., 0]) + (x_a * y_b - y_a * x_b).sum(-1)
 
 
+def compare_blocks(embedding_a: Tensor, embedding_b: Tensor) -> Tensor:
+    """(..., 2k), (..., 2k) -> (...); pairs (x_l, y_l), no utility."""
+    x_a, y_a = embedding_a[..., 0::2], embedding_a[..., 1::2]
+    x_b, y_b = embedding_b[..., 0::2], embedding_b[..., 1::2]
+    return (x_a * y_b - y_a * x_b).sum(-1)
+
+
+def gpm(num_blocks: int = 2) -> PreferenceFamily:
+    """The family of blocks alone: what the paper fits, here without normalised embeddings and without its gate."""
+    return PreferenceFamily(
+        name="gpm",
+        summary=f"{num_blocks} skew-symmetric blocks without a utility: for comparison",
+        width=2 * num_blocks,
+        compare=compare_blocks,
+        ridges=tuple((block,) * (2 * num_blocks) for block in (0.05, 0.1, 0.4, 4.0)),
+        init_scale=(0.3,) * (2 * num_blocks),
+    )
+
+
 def bt_gpm(num_blocks: int = 1) -> PreferenceFamily:
     """The family with ``num_blocks`` cyclic blocks beside the utility."""
     blocks = 2 * num_blocks

@@ -2,7 +2,7 @@
 
 from online_learner.preference_models.base import PreferenceFamily
 from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
-from online_learner.preference_models.general_preference import bt_gpm
+from online_learner.preference_models.general_preference import bt_gpm, gpm
 from online_learner.preference_models.micro import micro
 from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot
 
@@ -10,6 +10,9 @@ from online_learner.preference_models.text_models import TextModel, cross_encode
 PREFERENCE_MODELS: dict[str, PreferenceFamily] = {
     "bradley_terry": BRADLEY_TERRY,
     "bt_gpm": bt_gpm(1),
+    "bt_gpm_2": bt_gpm(2),
+    "bt_gpm_4": bt_gpm(4),
+    "gpm": gpm(),
     "micro": micro(),
 }
 
