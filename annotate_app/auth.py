@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import HTTPException, Request
 
 from storage.ids import new_id
-from storage.records import Annotator, Scope, Token, User
+from storage.records import Annotator, Role, Scope, Token, User
 from storage.store import Store
 
 SCOPES: tuple[Scope, ...] = ("label", "research", "admin")  # each includes those before it
@@ -87,8 +87,9 @@ def authenticate(store: Store, authorization: str | None, session: Mapping[str, 
 
 
 def scope_of(user: User) -> Scope:
-    """What a signed-in person may do: researchers everything, annotators label."""
-    return "admin" if user.role == "researcher" else "label"
+    """What a signed-in person may do: annotators label, researchers run the campaign, admins say who may come in."""
+    scopes: dict[Role, Scope] = {"annotator": "label", "researcher": "research", "admin": "admin"}
+    return scopes[user.role]
 
 
 def principal(request: Request) -> Principal:

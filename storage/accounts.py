@@ -1,4 +1,4 @@
-"""Annotators, users and tokens, mirrored in memory: every HTTP request asks for one. Only the writer thread changes it."""
+"""Annotators, users, tokens and credentials, mirrored in memory: every HTTP request asks for one. Only the writer thread changes it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,10 +7,10 @@ from datetime import datetime
 import duckdb
 
 from storage.database import fetch_rows
-from storage.records import Annotator, Token, User
-from storage.tables import from_row
+from storage.records import Annotator, Credential, Token, User
+from storage.tables import TABLE_OF, from_row
 
-Account = Annotator | User | Token
+Account = Annotator | User | Token | Credential
 
 
 class Accounts:
@@ -20,6 +20,7 @@ class Accounts:
         self.annotators: dict[str, Annotator] = {}
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
+        self.credentials: dict[str, Credential] = {}
         self._token_ids: dict[str, str] = {}  # sha256 -> id
 
     def add(self, account: Account) -> Callable[[], None]:
@@ -60,13 +61,14 @@ class Accounts:
         return None if user is not None and user.disabled else token
 
     def _kept(self, account: Account) -> dict[str, Account]:
-        return {Annotator: self.annotators, User: self.users, Token: self.tokens}[type(account)]  # pyright: ignore
+        kept = {Annotator: self.annotators, User: self.users, Token: self.tokens, Credential: self.credentials}
+        return kept[type(account)]  # pyright: ignore
 
 
 def load_accounts(connection: duckdb.DuckDBPyConnection) -> Accounts:
     accounts = Accounts()
-    for kind, table in ((Annotator, "annotators"), (User, "users"), (Token, "tokens")):
-        for row in fetch_rows(connection, f"SELECT * FROM {table} ORDER BY seq"):
+    for kind in (Annotator, User, Token, Credential):
+        for row in fetch_rows(connection, f"SELECT * FROM {TABLE_OF[kind]} ORDER BY seq"):
             accounts.add(from_row(kind, row))
     said = "SELECT kind, subject FROM events WHERE kind IN ('user.disabled', 'token.revoked') ORDER BY seq"
     for row in fetch_rows(connection, said):

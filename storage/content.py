@@ -7,13 +7,13 @@ from storage.campaign import Campaign, build_campaign, campaign_values
 from storage.errors import UserError
 from storage.ids import new_id
 from storage.leases import TaskBook
-from storage.records import Annotator, Event, Judgment, Policy, Prompt, Response, Round, Task, Token, User
+from storage.records import Annotator, Credential, Event, Judgment, Policy, Prompt, Response, Round, Task, Token, User
 from storage.state import State
 from storage.tables import TABLE_OF, from_row, to_row
 from storage.training import KnownAnswer
 from storage.writer import Transaction
 
-Record = Prompt | Policy | Response | Task | Annotator | User | Token | Round
+Record = Prompt | Policy | Response | Task | Annotator | User | Token | Credential | Round
 
 # field that no two records share -> what to say about it
 _UNIQUE: dict[type, tuple[str, str]] = {
@@ -22,6 +22,7 @@ _UNIQUE: dict[type, tuple[str, str]] = {
     Annotator: ("handle", "annotator handle"),
     User: ("name", "user name"),
     Token: ("sha256", "token hash"),
+    Credential: ("secret", "sign-in identity"),
 }
 # record -> (fields, table in which each of their values must exist)
 _REFERENCES: dict[type, list[tuple[tuple[str, ...], str]]] = {
@@ -131,7 +132,7 @@ def _add(state: State, transaction: Transaction, records: list[Any]) -> int:
     if kind is Task:
         books = [_task_book(task, seq) for task, seq in zip(new, seqs, strict=True)]
         transaction.undo(state.book.add(books))
-    elif kind in (Annotator, User, Token):
+    elif kind in (Annotator, User, Token, Credential):
         for account in new:
             transaction.undo(state.accounts.add(account))
     return len(new)

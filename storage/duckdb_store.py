@@ -18,6 +18,7 @@ from storage.database import IN_MEMORY, Database, fetch_rows
 from storage.lease_tables import load_lease_book, load_training
 from storage.records import (
     Annotator,
+    Credential,
     Event,
     Judgment,
     JudgmentInput,
@@ -97,6 +98,9 @@ class DuckDBStore:
 
     def add_token(self, token: Token) -> int:
         return content.add_records(self._state, [[token]])
+
+    def add_credential(self, credential: Credential) -> int:
+        return content.add_records(self._state, [[credential]])
 
     def add_round(self, round_: Round) -> int:
         return content.add_records(self._state, [[round_]])
@@ -192,6 +196,9 @@ class DuckDBStore:
 
     def list_tokens(self) -> list[Token]:
         return list(self._state.accounts.tokens.values())
+
+    def list_credentials(self) -> list[Credential]:
+        return list(self._state.accounts.credentials.values())
 
     def find_token(self, sha256: str) -> Token | None:
         return self._state.accounts.valid_token(sha256, self._state.clock())

@@ -10,7 +10,7 @@ from typing import Any, Literal
 Verdict = Literal["a", "b", "tie", "both_bad", "skip"]
 VERDICTS: tuple[Verdict, ...] = ("a", "b", "tie", "both_bad", "skip")
 Purpose = Literal["label", "audit", "gold", "repeat", "gate"]
-Role = Literal["annotator", "researcher"]
+Role = Literal["annotator", "researcher", "admin"]
 Scope = Literal["label", "research", "admin"]
 PolicyStatus = Literal["candidate", "serving", "retired"]
 RoundStatus = Literal["running", "done", "failed", "cancelled", "interrupted"]
@@ -207,17 +207,28 @@ class User:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A bearer token or one-time sign-in link; only the SHA-256 of its secret is kept."""
+    """A bearer token, one-time sign-in link or browser session; only the SHA-256 of its secret is kept."""
 
     id: str
     sha256: str
-    kind: Literal["bearer", "signin"]
+    kind: Literal["bearer", "signin", "session"]
     name: str
     scope: Scope
     user_id: str | None
     annotator_id: str | None
-    revoked: bool = False  # derived from events (a used sign-in link is revoked)
+    revoked: bool = False  # derived from events (a used sign-in link is revoked, a session at sign-out)
     expires_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What a user proves themselves with; the last one of a user and kind counts."""
+
+    id: str
+    user_id: str
+    kind: Literal["password", "oidc"]
+    secret: str  # password: its argon2id hash; oidc: issuer and subject
     created_at: datetime
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from storage.contract.schemas import MESSAGE
-from storage.records import Annotator, Event, Judgment, Message, Policy, Prompt, Response, Round, Span, Task, Token, User
+from storage.records import Annotator, Credential, Event, Judgment, Message, Policy, Prompt, Response, Round, Span, Task, Token, User
 
 R = TypeVar("R")
 
@@ -53,6 +53,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "tokens": _schema(
         "sha256", "kind", "name", "scope", "user_id", "annotator_id", ("expires_at", _TIME), ("created_at", _TIME)
     ),
+    "credentials": _schema("user_id", "kind", "secret", ("created_at", _TIME)),
     "rounds": _schema(
         ("number", _INT), "kind", "parent_policy_id", "new_policy_id", "job_dir", "settings", ("created_at", _TIME)
     ),
@@ -68,6 +69,7 @@ TABLE_OF: dict[type, str] = {
     Judgment: "judgments",
     User: "users",
     Token: "tokens",
+    Credential: "credentials",
     Round: "rounds",
     Event: "events",
 }

@@ -78,7 +78,7 @@ def fresh_link(context: Any) -> str | None:
 
 
 def create_researcher(store: Any) -> Any:
-    """The first user, who may also label."""
+    """The first user, who may do everything, label too."""
     from datetime import UTC, datetime
 
     from storage.ids import new_id
@@ -86,7 +86,7 @@ def create_researcher(store: Any) -> Any:
 
     now = datetime.now(UTC)
     annotator = Annotator(id=new_id(), handle=RESEARCHER, kind="human", created_at=now)
-    user = User(id=new_id(), name=RESEARCHER, role="researcher", annotator_id=annotator.id, created_at=now)
+    user = User(id=new_id(), name=RESEARCHER, role="admin", annotator_id=annotator.id, created_at=now)
     store.add_annotator(annotator)
     store.add_user(user)
     return user

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from annotate_app.auth import PRINCIPAL
 from annotate_app.pages import console_text as text
 from storage.errors import UserError
 
@@ -83,6 +84,13 @@ def on_click(
 def actor(request: gr.Request) -> str:
     """Who clicked, for the audit log: the id that the guard found."""
     return str(request.username)
+
+
+def check_admin(request: gr.Request) -> None:
+    """UserError unless the guard found an admin: who may come in is not for researchers to say."""
+    who = request.request.scope.get(PRINCIPAL)  # pyright: ignore[reportOptionalMemberAccess]
+    if who is None or not who.may("admin"):
+        raise UserError("Only an admin invites people and shuts them out. Ask one (the first user is one).")
 
 
 def _bare(values: list[Any]) -> Any:

@@ -9,7 +9,7 @@ import gradio as gr
 from annotate_app.auth import issue_signin_link
 from annotate_app.context import AppContext
 from annotate_app.pages import console_text as text
-from annotate_app.pages.console_parts import Part, actor, on_click
+from annotate_app.pages.console_parts import Part, actor, check_admin, on_click
 from storage.errors import UserError
 from storage.exports import EXPORT_FORMATS
 from storage.ids import new_id
@@ -57,7 +57,7 @@ def build_people(context: AppContext, problem: gr.Markdown) -> Part:
     gr.Markdown("## Invite\n\nA link signs in once and lasts a week. Make another at any time.")
     with gr.Row(equal_height=True, elem_classes="fields"):
         name = gr.Textbox(label="Name", max_length=80, elem_id="invite-name")
-        role = gr.Radio(["annotator", "researcher"], value="annotator", label="Role")
+        role = gr.Radio(["annotator", "researcher", "admin"], value="annotator", label="Role")
         invite = gr.Button("Make a sign-in link", variant="primary", scale=0, min_width=200, elem_id="invite")
     link = gr.Textbox(label="Sign-in link", buttons=["copy"], interactive=False, elem_id="invite-link")
     gr.Markdown("## Shut out\n\nAt once, in every browser. Judgments stay.")
@@ -71,11 +71,13 @@ def build_people(context: AppContext, problem: gr.Markdown) -> Part:
         return [text.table(["name", "role", "state", "since"], rows), gr.update(choices=active, value=None)]
 
     def run_invite(request: gr.Request, called: str, as_role: Role) -> str:
+        check_admin(request)
         user = user_named(context, called.strip(), as_role)
         url = request.request.url  # pyright: ignore[reportOptionalMemberAccess]
         return f"{url.scheme}://{url.netloc}" + issue_signin_link(context.store, user)
 
     def run_disable(request: gr.Request, user_id: str | None) -> None:
+        check_admin(request)
         if not user_id:
             raise UserError("Nobody is chosen. Choose who is to be shut out.")
         if user_id == actor(request):

@@ -64,12 +64,14 @@ def test_signing_out_ends_the_session(visitor, sign_in):
     assert visitor.get("/api/v1/me").status_code == 401
 
 
-def test_a_researcher_may_do_everything_and_an_annotator_only_label(visitor, sign_in):
+def test_an_annotator_labels_a_researcher_runs_the_campaign_and_an_admin_does_everything(visitor, sign_in):
     sign_in(visitor, "ada")
     assert visitor.get("/api/v1/stats").status_code == 403
     assert visitor.get("/console/", headers=PAGE).status_code == 403
     sign_in(visitor, "rosa")
     assert visitor.get("/api/v1/stats").status_code == 200
+    assert visitor.get("/api/v1/users").status_code == 403
+    sign_in(visitor, "root")
     assert visitor.get("/api/v1/users").status_code == 200
 
 

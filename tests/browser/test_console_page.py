@@ -19,15 +19,15 @@ def expect():
 
 @pytest.fixture
 def pair(context):
-    """A pair leased to Ada, before any page of Rosa's can take the three there are."""
+    """A pair leased to Ada, before any other page can take the three there are."""
     [lease] = context.store.lease("ann0", 1)
     return lease
 
 
 @pytest.fixture
 def console(pair, open_page):
-    """The console, open for Rosa: a function that opens a tab and gives the page."""
-    page = open_page("rosa")
+    """The console, open for Root, an admin: a function that opens a tab and gives the page."""
+    page = open_page("root")
     page.goto(open_page.url + "/console/")
 
     def open_tab(name):

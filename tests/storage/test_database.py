@@ -75,6 +75,25 @@ def test_something_else_than_a_database_is_refused(tmp_path):
         open_store(path)
 
 
+def test_researchers_of_older_databases_become_admins_and_stay_signed_in_by_their_tokens(tmp_path):
+    older = tmp_path / "migrations"
+    older.mkdir()
+    for path in sorted(MIGRATIONS.glob("000[123]_*.sql")):
+        (older / path.name).write_bytes(path.read_bytes())
+    database = Database(tmp_path / "db", migrations=older)
+    for role in ("annotator", "researcher"):
+        database.connection.execute(f"INSERT INTO users VALUES ('{role}', 1, 'a {role}', '{role}', NULL, now())")
+    database.connection.execute(
+        "INSERT INTO tokens VALUES ('t', 1, 'hash', 'bearer', 'old', 'admin', 'researcher', NULL, NULL, now())"
+    )
+    database.close()
+    store = open_store(tmp_path / "db")
+    assert {user.id: user.role for user in store.list_users()} == {"annotator": "annotator", "researcher": "admin"}
+    token = store.find_token("hash")
+    assert token is not None and token.name == "old"
+    store.close()
+
+
 def test_files_can_be_read_by_the_version_before(tmp_path):
     open_store(tmp_path / "db").close()
     with duckdb.connect(str(tmp_path / "db"), read_only=True) as connection:
@@ -168,7 +187,7 @@ def test_a_database_of_the_first_version_is_migrated_with_all_its_rows_and_a_cop
 
 def test_health_says_what_is_open(tmp_path):
     store = open_store(tmp_path / "db")
-    assert store.health() == {"writer": True, "queue": 0, "schema": 3, "path": str(tmp_path / "db")}
+    assert store.health() == {"writer": True, "queue": 0, "schema": 4, "path": str(tmp_path / "db")}
     store.close()
     assert store.health()["writer"] is False
     store.close()  # again does nothing

@@ -8,7 +8,7 @@ import pytest
 
 from storage.campaign import Campaign
 from storage.errors import UserError
-from storage.records import Annotator, Judgment, JudgmentInput, Round, Span, Token, User
+from storage.records import Annotator, Credential, Judgment, JudgmentInput, Round, Span, Token, User
 from tests.storage.builders import START, fill, judge, make_policy, make_prompt, make_response, make_task
 
 LEASE_SECONDS = 600  # as in conftest
@@ -461,6 +461,21 @@ def test_a_disabled_user_and_their_tokens_are_out(store):
     store.append_event(actor="me", kind="user.disabled", subject="u1")
     assert store.list_users() == [replace(user, disabled=True)]
     assert store.find_token("hash-t1") is None
+
+
+def test_sessions_are_tokens_and_credentials_are_kept(reopen):
+    store = reopen()
+    store.add_token(make_token("s1", kind="session", user_id="u1"))
+    password = Credential(id="c1", user_id="u1", kind="password", secret="$argon2id$one", created_at=START)
+    identity = Credential(id="c2", user_id="u1", kind="oidc", secret="issuer subject", created_at=START)
+    store.add_credential(password)
+    store.add_credential(identity)
+    with pytest.raises(UserError, match="already taken"):
+        store.add_credential(replace(identity, id="c3"))
+    store = reopen()
+    assert store.list_credentials() == [password, identity]
+    found = store.find_token("hash-s1")
+    assert found is not None and found.kind == "session"
 
 
 def test_annotators_are_found_by_handle(store):
