@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from online_learner.serving import command as serve_command
 from storage.errors import UserError
 
 
@@ -39,6 +40,9 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
     warm = commands.add_parser("warm", help="wait for jobs with everything imported, until standard input closes")
     warm.add_argument("--listen", type=int, required=True, metavar="FD", help="an open, listening Unix socket")
     warm.set_defaults(run=_warm)
+    serve = commands.add_parser("serve", help="answer live prompts with any policy: OpenAI's routes")
+    serve_command.add_arguments(serve)
+    serve.set_defaults(run=serve_command.run)
     rules = commands.add_parser("rules", help="list the update rules")
     rules.add_argument("--json", action="store_true", help="one JSON list on standard output")
     rules.set_defaults(run=_rules)

@@ -61,7 +61,7 @@ def _sample_batch(
     on_step: Callable[[float], None],
 ) -> list[Sample]:
     device = next(model.parameters()).device
-    ids, attended = _left_padded(rows)
+    ids, attended = left_padded(rows)
     ids, attended, draws = ids.to(device), attended.to(device), draws.to(device)
     ends = torch.tensor(sorted(end_ids), dtype=torch.long, device=device)
     tokens: list[list[int]] = [[] for _ in rows]
@@ -79,7 +79,7 @@ def _sample_batch(
                 input_ids=step_ids, attention_mask=attended, position_ids=positions, past_key_values=cache, use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1].float()  # fmt: skip
-        chosen = _draw(logits, draws[running, step], settings)
+        chosen = draw(logits, draws[running, step], settings.temperature, settings.top_p)
         logp = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
         ended = torch.isin(chosen, ends)
         for row, token, value, end in zip(running.tolist(), chosen.tolist(), logp.tolist(), ended.tolist(), strict=True):
@@ -110,19 +110,21 @@ def _can_drop_rows(cache: DynamicCache) -> bool:
     return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
-def _draw(logits: Tensor, uniform: Tensor, settings: GenerationSettings) -> Tensor:
-    """Token (B,) at which the cumulative distribution passes ``uniform`` (B,); logits (B, V)."""
-    probs = (logits / settings.temperature).softmax(-1)
-    if settings.top_p < 1:
+def draw(logits: Tensor, uniform: Tensor, temperature: float | Tensor, top_p: float | Tensor) -> Tensor:
+    """Token (B,) at which the cumulative distribution passes ``uniform`` (B,); logits (B, V), sampler of all or (B, 1)."""
+    probs = (logits / temperature).softmax(-1)
+    cut = torch.as_tensor(top_p, device=logits.device)
+    if bool((cut < 1).any()):
         ordered, index = probs.sort(-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= settings.top_p  # the first token is always inside
+        outside = (ordered.cumsum(-1) - ordered >= cut) & (cut < 1)  # the first token is always inside
         probs = torch.zeros_like(probs).scatter(-1, index, ordered.masked_fill(outside, 0.0))
     cumulative = probs.double().cumsum(-1)
     threshold = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
     return (cumulative <= threshold).sum(-1).clamp_max(logits.shape[-1] - 1)
 
 
-def _left_padded(rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+def left_padded(rows: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, (B, T) each."""
     longest = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     attended = torch.zeros_like(ids)

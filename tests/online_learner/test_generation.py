@@ -5,7 +5,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from online_learner.generation.registry import GENERATION_BACKENDS
-from online_learner.generation.transformers_backend import _draw
+from online_learner.generation.transformers_backend import draw as draw_tokens
 from online_learner.logps import TokenisedResponse, response_logps
 from storage.contract.settings import GenerationSettings
 
@@ -102,16 +102,16 @@ def test_a_response_stays_inside_the_context(sample, model):
 def test_a_draw_is_the_inverse_of_the_cumulative_distribution():
     logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(6, 3)  # cumulative .2, .7, 1
     uniform = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.999])
-    assert _draw(logits, uniform, settings()).tolist() == [0, 0, 1, 1, 2, 2]
+    assert draw_tokens(logits, uniform, 1.0, 1.0).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_top_p_keeps_the_most_likely_tokens_only():
     logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(3, 3)
     uniform = torch.tensor([0.1, 0.6, 0.99])  # top_p .6 keeps .5 and .3, that is 5/8 and 3/8
-    assert _draw(logits, uniform, settings(top_p=0.6)).tolist() == [1, 1, 2]
-    assert _draw(logits, uniform, settings(top_p=0.4)).tolist() == [1, 1, 1]
+    assert draw_tokens(logits, uniform, 1.0, 0.6).tolist() == [1, 1, 2]
+    assert draw_tokens(logits, uniform, 1.0, 0.4).tolist() == [1, 1, 1]
 
 
 def test_a_token_of_probability_zero_is_never_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).expand(2, 3)
-    assert _draw(logits, torch.tensor([0.0, 1.0 - 2**-24]), settings()).tolist() == [1, 1]
+    assert draw_tokens(logits, torch.tensor([0.0, 1.0 - 2**-24]), 1.0, 1.0).tolist() == [1, 1]
