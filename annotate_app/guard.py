@@ -23,6 +23,10 @@ PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/metrics", "/manifest
 PUBLIC_PREFIXES = ("/ui/",)
 RESEARCH_PREFIX = "/console"
 API_PREFIX = "/api/"
+# What Gradio serves and nothing here needs: editing itself, recordings, proxying, server functions, a second sign-in.
+CLOSED = re.compile(
+    r"(/console)?/(monitoring|login|logout|gradio_api/(vibe-|dev/|proxy=|deep_link|process_recording|component_server|runs))"
+)
 CSRF_HEADER = "x-nashloop"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -80,6 +84,8 @@ def refusal(request: Request, who: Principal | None) -> Response | None:
         if wants_page(request):
             return forbidden_page(request.headers.get("accept-language", ""))
         return error_response(403, "The console is for researchers.")
+    if CLOSED.match(path):
+        return error_response(403, "This part of Gradio is closed.")
     if mutating and path.startswith("/gradio_api/"):  # the labelling page has no Gradio events, uploads or queue
         return error_response(403, "The labelling page talks to /api/v1 only.")
     if mutating and who.by_session and path.startswith(API_PREFIX) and CSRF_HEADER not in request.headers:

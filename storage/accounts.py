@@ -1,4 +1,4 @@
-"""Annotators, users, tokens and credentials, mirrored in memory: every HTTP request asks for one. Only the writer thread changes it."""
+"""Who may come in, mirrored in memory: every HTTP request asks. Only the writer thread changes it."""
 
 from collections.abc import Callable
 from dataclasses import replace

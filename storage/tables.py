@@ -9,7 +9,21 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from storage.contract.schemas import MESSAGE
-from storage.records import Annotator, Credential, Event, Judgment, Message, Policy, Prompt, Response, Round, Span, Task, Token, User
+from storage.records import (
+    Annotator,
+    Credential,
+    Event,
+    Judgment,
+    Message,
+    Policy,
+    Prompt,
+    Response,
+    Round,
+    Span,
+    Task,
+    Token,
+    User,
+)
 
 R = TypeVar("R")
 

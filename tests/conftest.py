@@ -24,11 +24,11 @@ def store():
 
 @pytest.fixture
 def context(store, tmp_path):
-    """Three pairs to label, annotators ann0 to ann2, user ``ada`` (annotator ann0), researcher ``rosa`` (ann1), admin ``root``."""
+    """Three pairs to label, annotators ann0 to ann2; user ``ada`` (ann0), researcher ``rosa`` (ann1), admin ``root`` (ann2)."""
     fill(store)
     store.add_user(User(id="ada", name="Ada", role="annotator", annotator_id="ann0", created_at=START))
     store.add_user(User(id="rosa", name="Rosa", role="researcher", annotator_id="ann1", created_at=START))
-    store.add_user(User(id="root", name="Root", role="admin", annotator_id=None, created_at=START))
+    store.add_user(User(id="root", name="Root", role="admin", annotator_id="ann2", created_at=START))
     rounds = RoundService(store, tmp_path, model="someone/small-model")
     yield AppContext(store=store, rounds=rounds, data_dir=tmp_path, session_secret="only for tests")
     rounds.close()

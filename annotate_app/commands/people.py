@@ -17,7 +17,7 @@ NameArgument = Annotated[str, typer.Argument(help="Name of the person.")]
 @users.command("add")
 def add_user(
     name: NameArgument,
-    role: Annotated[str, typer.Option("--role", help="annotator, researcher (runs the campaign) or admin (people and tokens too).")] = "annotator",
+    role: Annotated[str, typer.Option("--role", help="annotator, researcher or admin (people and tokens too).")] = "annotator",
     data: DataOption = DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
