@@ -25,6 +25,7 @@ from storage.contract.schemas import RESPONSES
 NAMESPACE = uuid.UUID("0f6e6173-686c-5f6f-8f70-726573706f6e")
 
 Row = Mapping[str, Any]
+LEARNT = {("candidate", "train"), ("live", "live")}  # roles of responses with splits of their prompts
 
 
 def sample_responses(
@@ -110,8 +111,8 @@ def parents_candidates(job: Job) -> dict[str, list[str]]:
     ahead: dict[str, list[str]] = defaultdict(list)
     own: dict[str, list[str]] = defaultdict(list)
     for row in job.responses.values():
-        of_parent = row["policy_id"] == job.lineage["parent"] and row["role"] == "candidate"
-        if of_parent and row["token_ids"] and job.prompts[row["prompt_id"]]["split"] == "train":
+        of_parent = row["policy_id"] == job.lineage["parent"] and (row["role"], job.prompts[row["prompt_id"]]["split"]) in LEARNT
+        if of_parent and row["token_ids"]:
             (ahead if momentum_of(row) else own)[row["prompt_id"]].append(row["response_id"])
     if job.settings.kind != "round":  # scored only, nothing is trained
         return {prompt: own[prompt] + ahead[prompt] for prompt in {**own, **ahead}}

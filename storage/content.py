@@ -16,7 +16,7 @@ from storage.writer import Transaction
 Record = Prompt | Policy | Response | Task | Annotator | User | Token | Credential | Round
 
 # field that no two records share -> what to say about it
-_UNIQUE: dict[type, tuple[str, str]] = {
+UNIQUE: dict[type, tuple[str, str]] = {
     Policy: ("number", "policy number"),
     Round: ("number", "job number"),
     Annotator: ("handle", "annotator handle"),
@@ -25,7 +25,7 @@ _UNIQUE: dict[type, tuple[str, str]] = {
     Credential: ("secret", "sign-in identity"),
 }
 # record -> (fields, table in which each of their values must exist)
-_REFERENCES: dict[type, list[tuple[tuple[str, ...], str]]] = {
+REFERENCES: dict[type, list[tuple[tuple[str, ...], str]]] = {
     Response: [(("prompt_id",), "prompts")],
     Task: [(("prompt_id",), "prompts"), (("response_1_id", "response_2_id", "more_response_ids"), "responses")],
 }
@@ -35,7 +35,7 @@ def add_records(state: State, groups: Sequence[Sequence[Record]], judgments: Seq
     """All groups and the imported judgments in one transaction, in the given order; the number of rows that were new."""
 
     def operation(transaction: Transaction) -> int:
-        added = sum(_add(state, transaction, list(group)) for group in groups if group)
+        added = sum(add_in(state, transaction, list(group)) for group in groups if group)
         return added + (_add_judgments(state, transaction, judgments) if judgments else 0)
 
     added = state.writer.run(operation)
@@ -117,16 +117,17 @@ def _apply_answer(state: State, transaction: Transaction, event: Event) -> None:
     answers[event.subject] = KnownAnswer(**event.data)
 
 
-def _add(state: State, transaction: Transaction, records: list[Any]) -> int:
+def add_in(state: State, transaction: Transaction, records: list[Any]) -> int:
+    """Records of one kind, those that are new; their number."""
     kind = type(records[0])
     table = TABLE_OF[kind]
-    new = _new_only(transaction, table, records)
+    new = new_only(transaction, table, records)
     if not new:
         return 0
-    for names, referred in _REFERENCES.get(kind, ()):
-        _check_exist(transaction, referred, {i for record in new for name in names for i in _ids(getattr(record, name))})
-    if kind in _UNIQUE:
-        _check_unique(transaction, table, new, *_UNIQUE[kind])
+    for names, referred in REFERENCES.get(kind, ()):
+        check_exist(transaction, referred, {i for record in new for name in names for i in ids_of(getattr(record, name))})
+    if kind in UNIQUE:
+        check_unique(transaction, table, new, *UNIQUE[kind])
     seqs = state.counters.take(transaction, table, len(new))
     transaction.insert(table, [to_row(record, seq=seq) for record, seq in zip(new, seqs, strict=True)])
     if kind is Task:
@@ -139,11 +140,11 @@ def _add(state: State, transaction: Transaction, records: list[Any]) -> int:
 
 
 def _add_judgments(state: State, transaction: Transaction, judgments: Sequence[Judgment]) -> int:
-    new = _new_only(transaction, "judgments", judgments)
+    new = new_only(transaction, "judgments", judgments)
     missing = [j for j in new if j.task_id not in state.book.tasks or j.annotator_id not in state.accounts.annotators]
     if missing:
         raise ValueError(f"judgment {missing[0].id}: its task or annotator was not added before")
-    _check_exist(transaction, "responses", {i for j in new for i in (j.response_a_id, j.response_b_id)})
+    check_exist(transaction, "responses", {i for j in new for i in (j.response_a_id, j.response_b_id)})
     rows = []
     for judgment, seq in zip(new, state.counters.take(transaction, "judgments", len(new)), strict=True):
         revision = state.book.tasks[judgment.task_id].num_made.get(judgment.annotator_id, 0)
@@ -154,7 +155,7 @@ def _add_judgments(state: State, transaction: Transaction, judgments: Sequence[J
     return len(rows)
 
 
-def _new_only(transaction: Transaction, table: str, records: Iterable[Any]) -> list[Any]:
+def new_only(transaction: Transaction, table: str, records: Iterable[Any]) -> list[Any]:
     by_id: dict[str, Any] = {}
     for record in records:
         by_id.setdefault(record.id, record)
@@ -164,18 +165,19 @@ def _new_only(transaction: Transaction, table: str, records: Iterable[Any]) -> l
     return list(by_id.values())
 
 
-def _check_exist(transaction: Transaction, table: str, ids: set[str]) -> None:
-    missing = "SELECT id FROM (SELECT unnest($ids) AS id) WHERE id NOT IN (SELECT id FROM " + table + ") ORDER BY id LIMIT 3"
+def check_exist(transaction: Transaction, table: str, ids: set[str]) -> None:
+    missing = f"""SELECT id FROM (SELECT unnest($ids) AS id) AS wanted
+                  WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {table}.id = wanted.id) ORDER BY id LIMIT 3"""
     rows = transaction.rows(missing, {"ids": list(ids)})
     if rows:
         raise ValueError(f"unknown {table}: {[row['id'] for row in rows]}; add them before what refers to them")
 
 
-def _ids(value: str | tuple[str, ...]) -> tuple[str, ...]:
+def ids_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def _check_unique(transaction: Transaction, table: str, records: list[Any], name: str, words: str) -> None:
+def check_unique(transaction: Transaction, table: str, records: list[Any], name: str, words: str) -> None:
     values = [getattr(record, name) for record in records]
     taken = transaction.rows(f"SELECT {name} FROM {table} WHERE {name} IN (SELECT unnest($values))", {"values": values})
     repeated = [value for value in values if values.count(value) > 1]
@@ -194,4 +196,5 @@ def _task_book(task: Task, seq: int) -> TaskBook:
         purpose=task.purpose,
         priority=task.priority,
         slots=[None] * task.wanted,
+        reserved=task.wanted == 0,
     )

@@ -1,6 +1,7 @@
 """The Store in one DuckDB file. Methods only delegate: content.py adds, labelling.py leases and judges, reading.py reads."""
 
 import json
+import logging
 import random
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -10,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage import content, corrections, labelling, reading
+from storage import content, corrections, labelling, live, reading
 from storage.accounts import load_accounts
 from storage.backup import back_up
 from storage.campaign import Campaign, build_campaign
@@ -33,10 +34,13 @@ from storage.records import (
     TrainingStatus,
     User,
 )
+from storage.replay import open_journal
 from storage.state import Counters, State, utcnow
 from storage.store import LEASE_SECONDS
 from storage.tables import SCHEMAS
 from storage.writer import Transaction, Writer
+
+logger = logging.getLogger(__name__)
 
 
 def open_store(
@@ -49,7 +53,10 @@ def open_store(
     """Open or create the database at ``path``; None keeps everything in memory. UserError where another process holds it."""
     database = Database(Path(path) if path else IN_MEMORY)
     connection = database.connection
+    journal, recovery = None, None
     try:
+        if path:
+            journal, recovery = open_journal(database)
         state = State(
             database=database,
             book=load_lease_book(connection),
@@ -57,15 +64,22 @@ def open_store(
             counters=_load_counters(connection),
             campaign=_load_campaign(connection),
             training=load_training(connection),
-            writer=Writer(connection),
+            writer=Writer(connection, journal),
             clock=clock,
             rng=rng or random.Random(),
             lease_seconds=lease_seconds,
         )
     except BaseException:
+        if journal:
+            journal.close()
         database.close()
         raise
-    return DuckDBStore(state)
+    store = DuckDBStore(state)
+    if recovery:
+        logger.warning("%s", recovery.sentence())
+        data = {"put_back": recovery.put_back, "left": recovery.left, "message": recovery.sentence()}
+        store.append_event(actor="system", kind="journal.compared", subject="database", data=data)
+    return store
 
 
 class DuckDBStore:
@@ -143,6 +157,11 @@ class DuckDBStore:
 
     def correct(self, judgment: JudgmentInput, *, annotator_id: str) -> SubmitResult:
         return corrections.correct(self._state, judgment, annotator_id=annotator_id)
+
+    def add_live_pair(
+        self, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str
+    ) -> LeasedPair | None:
+        return live.add_live_pair(self._state, prompt, responses, task, annotator_id=annotator_id)
 
     # Reading
 
@@ -250,7 +269,7 @@ class DuckDBStore:
     def close(self) -> None:
         if self._open:
             self._open = False
-            self._state.writer.close()
+            self._state.writer.close()  # and with it the journal
             self._state.database.close()
 
 

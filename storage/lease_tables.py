@@ -93,5 +93,6 @@ def _task(row: dict[str, Any]) -> TaskBook:
         purpose=row["purpose"],
         priority=row["priority"],
         slots=[None] * row["wanted"],
+        reserved=row["wanted"] == 0,
         closed=row["closed"],
     )

@@ -48,6 +48,7 @@ class TaskBook:
     slots: list[str | None]
     purpose: Purpose = "label"
     more_response_ids: tuple[str, ...] = ()
+    reserved: bool = False  # nobody else is wanted: a live pair, whose author holds its only slot
     closed: bool = False
     num_made: dict[str, int] = field(default_factory=dict)  # annotator -> judgments of this task ever made
     done: set[str] = field(default_factory=set)  # annotators with a standing judgment or skip
@@ -207,7 +208,7 @@ class LeaseBook:
             lease = self.leases.get(holder) if holder else None
             if lease is not None and lease.annotator_id == annotator_id:  # their own lapsed lease is replaced first
                 return slot if lease.expires_at <= now else None
-        return self.free_slot(task, now)
+        return None if task.reserved else self.free_slot(task, now)
 
     def _count(self, task: TaskBook, annotator_id: str) -> None:
         task.num_made[annotator_id] = task.num_made.get(annotator_id, 0) + 1

@@ -26,7 +26,7 @@ class Message:
 class Prompt:
     id: str
     messages: tuple[Message, ...]
-    split: str  # train | heldout | imported (came with judgments made elsewhere: never sampled)
+    split: str  # train | heldout | imported | live (came with judgments, or written while labelling: never sampled again)
     source: str
     tags: tuple[str, ...] = ()
     created_at: datetime
@@ -58,7 +58,7 @@ class Response:
     finish_reason: str  # stop | length | imported
     sampler: dict[str, Any]
     seed: int | None
-    role: str  # candidate | gate
+    role: str  # candidate | gate | live
     created_at: datetime
 
 
@@ -71,7 +71,7 @@ class Task:
     more_response_ids: tuple[str, ...] = ()  # of a task that ranks more than two
     purpose: Purpose = "label"
     priority: float = 0.0  # larger first
-    wanted: int = 1  # judgments by different annotators
+    wanted: int = 1  # judgments by different annotators; 0: only by the one who holds its lease, a live pair's author
     selection_rule: str
     selection_score: float | None
     selection_prob: float

@@ -101,6 +101,15 @@ class Store(Protocol):
         again) or unknown (where ``withdraw`` would give None, and where it was replaced by something else)."""
         ...
 
+    def add_live_pair(
+        self, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str
+    ) -> LeasedPair | None:
+        """What an annotator asked and the policy answered, and the lease of its author, in one transaction.
+
+        ``task.wanted`` is 0: nobody else is given it. A retry gets the same lease; None once it is answered.
+        """
+        ...
+
     # Reading.
     def campaign(self) -> Campaign: ...
     def training(self, annotator_id: str) -> TrainingStatus | None: ...  # None: the campaign has no training round

@@ -3,6 +3,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -21,7 +22,13 @@ from online_learner.serving.routes import build_server
 from online_learner.serving.versions import Versions
 from storage.contract.settings import GenerationSettings
 
-SHAPE = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 20}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 20,
+}
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(max_position_embeddings=64, **SHAPE)),
     "sliding": lambda: MistralForCausalLM(
@@ -65,7 +72,7 @@ def run_alone(model, rows: list[Row]) -> None:
 def test_a_request_draws_what_the_sampler_of_rounds_draws_with_its_seed(model, top_p):
     told = {}
     run_alone(model, make_rows((5, 6, 7), 4, seed=11, told=told, top_p=top_p))
-    settings = GenerationSettings(max_new_tokens=12, temperature=0.9, top_p=top_p)
+    settings = GenerationSettings(num_responses=4, max_new_tokens=12, temperature=0.9, top_p=top_p, batch_size=64)
     [expected] = sample_with_transformers(
         model, [(5, 6, 7)], num_responses=4, settings=settings, end_ids=ENDS, context=64, seed=11
     )  # fmt: skip
