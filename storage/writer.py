@@ -13,19 +13,18 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import duckdb
-import pyarrow as pa
 
-from storage.database import fetch_rows
+from storage.database import fetch_rows, insert_rows
 from storage.errors import UserError
-from storage.tables import SCHEMAS
+from storage.journal import TABLES, Journal
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Mark = tuple[int, int, int, dict[str, int]]  # how much of each there was
 MAX_GROUP = 256
 MAX_WAITING = 4096
 IDLE_SECONDS = 30.0
-FEW_ROWS = 16  # up to here one INSERT ... VALUES is faster than going through Arrow, measured
 
 
 class Transaction:
@@ -36,10 +35,13 @@ class Transaction:
         self._waiting: dict[str, list[Sequence[Any]]] = {}
         self._undo: list[Callable[[], object]] = []
         self._num_flushes = 0
+        self.journaled: list[tuple[str, Sequence[Any]]] = []  # rows in the order they were inserted
 
     def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
             self._waiting.setdefault(table, []).extend(rows)
+        if table in TABLES:
+            self.journaled += [(table, row) for row in rows]
 
     def undo(self, action: Callable[[], object]) -> None:
         """Run ``action`` if this operation is not committed."""
@@ -55,14 +57,16 @@ class Transaction:
         self._num_flushes += bool(self._waiting)
         self._waiting = {}
 
-    def mark(self) -> tuple[int, int, dict[str, int]]:
-        return self._num_flushes, len(self._undo), {table: len(rows) for table, rows in self._waiting.items()}
+    def mark(self) -> "Mark":
+        lengths = {table: len(rows) for table, rows in self._waiting.items()}
+        return self._num_flushes, len(self._undo), len(self.journaled), lengths
 
-    def back_to(self, mark: tuple[int, int, dict[str, int]]) -> bool:
+    def back_to(self, mark: "Mark") -> bool:
         """Forget what was done since ``mark``; False if part of it has been flushed to the database already."""
-        num_flushes, num_undo, lengths = mark
+        num_flushes, num_undo, num_journaled, lengths = mark
         if num_flushes != self._num_flushes:
             return False
+        del self.journaled[num_journaled:]
         self._waiting = {table: rows[: lengths[table]] for table, rows in self._waiting.items() if lengths.get(table)}
         self._run_undo(num_undo)
         return True
@@ -95,10 +99,15 @@ class _GroupFailed(Exception):
 
 
 class Writer:
-    """Runs operations one after the other in its thread. ``connection`` is used by nobody else."""
+    """Runs operations one after the other in its thread. ``connection`` is used by nobody else.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, *, idle_seconds: float = IDLE_SECONDS) -> None:
-        self._connection = connection
+    What a group writes is in the journal, flushed, before it is committed, and taken out again if it cannot be committed.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, journal: Journal | None = None, *, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        self._connection, self._journal = connection, journal
         self._queue: queue.Queue[_Job | None] = queue.Queue(MAX_WAITING)
         self._idle_seconds = idle_seconds
         self._dirty = False
@@ -130,6 +139,9 @@ class Writer:
                 self._closed = True
                 self._queue.put(None)
         self._thread.join()
+        if self._journal:
+            self._journal.close()
+            self._journal = None
 
     def _run(self) -> None:
         while True:
@@ -179,22 +191,31 @@ class Writer:
         if self.stopped_by is not None:
             raise _GroupFailed from _stopped(self.stopped_by)
         transaction = Transaction(self._connection)
+        journaled = False
         try:
             self._connection.begin()
             for job in group:
                 _attempt(job, transaction)
             transaction.flush()
+            if self._journal:
+                self._journal.append(transaction.journaled)
+                journaled = True
             self._connection.commit()
         except Exception as error:
-            raise _GroupFailed from self._abandon(transaction, error)
+            raise _GroupFailed from self._abandon(transaction, error, journaled=journaled)
 
-    def _abandon(self, transaction: Transaction, error: Exception) -> BaseException:
+    def _abandon(self, transaction: Transaction, error: Exception, *, journaled: bool) -> BaseException:
         try:
             transaction.roll_back()
         except duckdb.TransactionException:
             pass  # a failed COMMIT has already rolled back
         except duckdb.Error as worse:
             error = worse
+        if journaled and self._journal:
+            try:
+                self._journal.take_back()
+            except OSError as worse:  # it tells of rows that are refused now: nothing may follow them
+                error = duckdb.FatalException(f"the journal cannot be corrected: {worse}")
         if isinstance(error, (duckdb.FatalException, duckdb.InternalException)):
             logger.critical("the database engine failed, nothing is acknowledged any more: %s", error)
             self.stopped_by = error
@@ -226,22 +247,6 @@ def _attempt(job: _Job, transaction: Transaction) -> None:
         job.error = error
 
 
-def insert_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Append rows, given in the column order of ``tables.SCHEMAS``."""
-    schema = SCHEMAS[table]
-    names = ", ".join(f'"{name}"' for name in schema.names)
-    if len(rows) <= FEW_ROWS:
-        marks = ", ".join(["(" + ", ".join("?" * len(schema)) + ")"] * len(rows))
-        connection.execute(f"INSERT INTO {table} ({names}) VALUES {marks}", [value for row in rows for value in row])
-        return
-    columns = [pa.array(column, type=field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
-    connection.register("new_rows", pa.Table.from_arrays(columns, schema=schema))
-    try:
-        connection.execute(f"INSERT INTO {table} ({names}) SELECT * FROM new_rows")
-    finally:
-        connection.unregister("new_rows")
-
-
 def _stopped(cause: BaseException) -> UserError:
     return UserError(
         f"the database engine stopped ({str(cause).splitlines()[0]}). Everything acknowledged is on disk; restart nashloop."
@@ -250,6 +255,6 @@ def _stopped(cause: BaseException) -> UserError:
 
 def _readable(error: Exception) -> Exception:
     text = str(error)
-    if isinstance(error, duckdb.Error) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
+    if isinstance(error, (duckdb.Error, OSError)) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
         return UserError(f"the disk is full, nothing of this was stored ({text.splitlines()[0]}). Free some space and try again.")
     return error

@@ -214,7 +214,7 @@ def test_a_backup_is_a_database_of_its_own(tmp_path, where):
     judge(copy, "ann2")
     assert copy.count_judgments() == 3
     copy.close()
-    assert sorted(p.name for p in (tmp_path / "it's a copy").iterdir()) == ["one.duckdb", "one.duckdb.owner"]
+    assert sorted(p.name for p in (tmp_path / "it's a copy").iterdir()) == ["one.duckdb", "one.duckdb.journal", "one.duckdb.owner"]
 
 
 def test_a_backup_replaces_nothing(tmp_path):
