@@ -1,8 +1,11 @@
 """What an answer to a lease may say: checked on its own, then against what the campaign asks. Pure."""
 
+from datetime import datetime
+
 from storage.campaign import Campaign
 from storage.errors import UserError
-from storage.rankings import check_ranking, letters_ranked, verdict_of_first_two
+from storage.leases import Lease
+from storage.rankings import check_ranking, ids_ranked, letters_ranked, verdict_of_first_two
 from storage.records import VERDICTS, Judgment, JudgmentInput
 
 # What makes two submissions of one lease the same answer: all but the time at which the pair was shown (and the ranking,
@@ -47,6 +50,31 @@ def same_answer(judgment: Judgment, answer: JudgmentInput) -> bool:
     stored = None if judgment.ranking is None else letters_ranked(judgment.ranking, judgment.shown_ids)
     given = None if answer.ranking is None else tuple(tuple(sorted(group)) for group in answer.ranking)
     return stored == given and all(getattr(judgment, name) == getattr(answer, name) for name in _ANSWER)
+
+
+def judgment_of(lease: Lease, answer: JudgmentInput, *, prompt_id: str, seq: int, now: datetime) -> Judgment:
+    """The record of an answer to a lease."""
+    return Judgment(
+        id=lease.id,
+        seq=seq,
+        task_id=lease.task_id,
+        annotator_id=lease.annotator_id,
+        prompt_id=prompt_id,
+        response_a_id=lease.response_a_id,
+        response_b_id=lease.response_b_id,
+        verdict=answer.verdict,
+        strength=answer.strength,
+        aspects=dict(answer.aspects),
+        rationale=answer.rationale,
+        reasons=tuple(answer.reasons),
+        edited_text=answer.edited_text,
+        shown_at=answer.shown_at,
+        submitted_at=now,
+        supersedes=lease.supersedes,
+        spans=tuple(answer.spans),
+        more_response_ids=lease.more_response_ids,
+        ranking=None if answer.ranking is None else ids_ranked(answer.ranking, lease.shown_ids),
+    )
 
 
 def _check_kind(answer: JudgmentInput, num_shown: int) -> None:

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from storage.answers import check_answer, check_asked, same_answer
+from storage.answers import check_answer, check_asked, judgment_of, same_answer
 from storage.errors import UserError
 from storage.ids import new_id
 from storage.leases import Lease, TaskBook
-from storage.rankings import ids_ranked
-from storage.records import Judgment, JudgmentInput, LeasedPair, Message, SubmitResult, SubmitStatus, TrainingStatus
+from storage.records import Judgment, JudgmentInput, LeasedPair, Message, Purpose, SubmitResult, SubmitStatus, TrainingStatus
 from storage.state import State
 from storage.tables import SCHEMAS, from_row, messages_of, to_row
 from storage.training import oriented, training_status
@@ -70,7 +69,11 @@ def find_judgment(state: State, judgment_id: str, reader: "Transaction | None" =
 
 
 def leased_pair(state: State, lease: Lease) -> LeasedPair:
-    messages, texts = _contents(state, lease)
+    return pair_of(lease, state.book.tasks[lease.task_id].purpose, *_contents(state, lease))
+
+
+def pair_of(lease: Lease, purpose: Purpose, messages: tuple[Message, ...], texts: dict[str, str]) -> LeasedPair:
+    """The lease with what is shown; ``texts`` by response id."""
     return LeasedPair(
         lease_id=lease.id,
         task_id=lease.task_id,
@@ -82,7 +85,7 @@ def leased_pair(state: State, lease: Lease) -> LeasedPair:
         response_b=texts[lease.response_b_id],
         more_response_ids=lease.more_response_ids,
         more_responses=tuple(texts[response_id] for response_id in lease.more_response_ids),
-        purpose=state.book.tasks[lease.task_id].purpose,
+        purpose=purpose,
         issued_at=lease.issued_at,
         expires_at=lease.expires_at,
         supersedes=lease.supersedes,
@@ -160,27 +163,7 @@ def store_answer(state: State, transaction: Transaction, lease: Lease, answer: J
     task = state.book.tasks[lease.task_id]
     revision = task.num_made.get(lease.annotator_id, 0)
     (seq,) = state.counters.take(transaction, "judgments")
-    judgment = Judgment(
-        id=lease.id,
-        seq=seq,
-        task_id=lease.task_id,
-        annotator_id=lease.annotator_id,
-        prompt_id=task.prompt_id,
-        response_a_id=lease.response_a_id,
-        response_b_id=lease.response_b_id,
-        verdict=answer.verdict,
-        strength=answer.strength,
-        aspects=dict(answer.aspects),
-        rationale=answer.rationale,
-        reasons=tuple(answer.reasons),
-        edited_text=answer.edited_text,
-        shown_at=answer.shown_at,
-        submitted_at=state.clock(),
-        supersedes=lease.supersedes,
-        spans=tuple(answer.spans),
-        more_response_ids=lease.more_response_ids,
-        ranking=None if answer.ranking is None else ids_ranked(answer.ranking, lease.shown_ids),
-    )
+    judgment = judgment_of(lease, answer, prompt_id=task.prompt_id, seq=seq, now=state.clock())
     transaction.undo(state.book.settle(lease, skipped=answer.verdict == "skip"))
     transaction.insert("judgments", [to_row(judgment, revision=revision)])
     if task.purpose == "gold" and judgment.verdict != "skip":
