@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from annotate_app.commands.bench_gate import gate
 from annotate_app.commands.bench_label import label
+from annotate_app.commands.learner import PASS_ON, bench_learner
 from annotate_app.commands.options import JsonOption, note
 from storage.errors import UserError
 
@@ -24,6 +26,8 @@ def _bench() -> None:
 
 
 group.command("label")(label)
+group.command("learner", context_settings=PASS_ON, add_help_option=False)(bench_learner)
+group.command("gate")(gate)
 
 
 @group.command("learner-quality")
