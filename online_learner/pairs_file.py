@@ -2,7 +2,7 @@
 
 Columns: prompt (text or list of {role, content}), response_a, response_b, label (a | b | tie | both_bad | skip); optional
 context_a / context_b (turns between prompt and response, where the sides differ), strength, annotator_id, source,
-prompt_group (rows that must not be split between folds; the prompt itself where absent).
+prompt_group (rows that must not be split between folds; the prompt itself where absent), ranking_id (pairs of one ranking).
 """
 
 import json
@@ -48,6 +48,7 @@ class Pair:
     annotator: str | None
     source: str
     group: str
+    ranking: str | None = None
 
 
 def load_pairs(path: Path) -> list[Pair]:
@@ -83,6 +84,7 @@ def judgments_table(pairs: Sequence[Pair], row_ids: Sequence[tuple[str, str]]) -
             "verdict": [pair.verdict for pair in pairs],
             "strength": pa.array([pair.strength for pair in pairs], pa.int8()),
             "annotator_id": pa.array([pair.annotator for pair in pairs], pa.string()),
+            "ranking_id": pa.array([pair.ranking for pair in pairs], pa.string()),
         }
     )
 
@@ -125,6 +127,7 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
         annotator=None if annotator is None else str(annotator),
         source=str(row.get("source") or "all"),
         group=str(row.get("prompt_group") or prompt),
+        ranking=None if row.get("ranking_id") is None else str(row["ranking_id"]),
     )
 
 

@@ -153,7 +153,7 @@ def _versions() -> dict[str, str]:
 
 _JUDGMENTS = """
     SELECT j.id AS judgment_id, j.prompt_id, j.response_a_id, j.response_b_id, j.verdict, j.strength, j.rationale, j.aspects,
-           j.annotator_id, tasks.purpose, tasks.selection_rule, tasks.selection_prob, j.submitted_at
+           j.annotator_id, tasks.purpose, tasks.selection_rule, tasks.selection_prob, j.submitted_at, j.ranking_id
     FROM judged_pairs j
     JOIN tasks ON tasks.id = j.task_id
     JOIN annotators ON annotators.id = j.annotator_id

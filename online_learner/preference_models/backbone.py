@@ -100,6 +100,7 @@ def tune(
     """
     penalty = torch.tensor(ridge).expand(len(weights), -1)
     heads = fit_heads(family, data.features, data.observations, weights, penalty, stream(data.seed, "start"))
+    weights = weights * data.observations.weight
     start = [heads.model.weights, heads.nuisance.gaps, heads.nuisance.bias]
     parameters = [value.clone().requires_grad_() for value in start]
     optimiser = torch.optim.Adam(
@@ -158,7 +159,7 @@ def _loss(
 def select(observations: Observations, rows: Tensor) -> Observations:
     """Some of the judgments."""
     names = ("row_a", "row_b", "low", "high", "verdict", "annotator", "prompt")
-    return replace(observations, **{name: getattr(observations, name)[rows] for name in names})
+    return replace(observations, rankings=None, **{name: getattr(observations, name)[rows] for name in names})
 
 
 def _heads(family: PreferenceFamily, parameters: Sequence[Tensor], data: FitData, before: FittedHeads) -> FittedHeads:

@@ -31,6 +31,7 @@ class PreferenceFamily:
     compare: (..., w), (..., w) -> (...), with compare(x, y) == -compare(y, x) exactly.
     ridges: penalties tried, each one number per embedding column, per squared weight, at 400 labels.
     init_scale: standard deviation of the first weights per column (0 where zero is a good start).
+    listwise: column 0 is a utility and a ranking of several responses counts by Plackett-Luce, not pair by pair.
     """
 
     name: str
@@ -39,6 +40,7 @@ class PreferenceFamily:
     compare: Callable[[Tensor, Tensor], Tensor]
     ridges: tuple[tuple[float, ...], ...]
     init_scale: tuple[float, ...]
+    listwise: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,8 @@ def choose_ridge(family: PreferenceFamily, data: FitData) -> tuple[float, ...]:
     generator = stream(data.seed, "start")
     fits = fit_heads(family, data.features, data.observations, kept.repeat(len(family.ridges), 1), ridge, generator)
     scores = [held_out(fits, data, range(i * data.num_folds, (i + 1) * data.num_folds)) for i in range(len(family.ridges))]
-    best = max(range(len(scores)), key=lambda i: float(scores[i].log_prob(scores[i].logits).sum()))
+    weight = data.observations.weight
+    best = max(range(len(scores)), key=lambda i: float((weight * scores[i].log_prob(scores[i].logits)).sum()))
     return family.ridges[best]
 
 
@@ -287,7 +288,7 @@ def calibrate(
 ) -> tuple[FittedPreference, Tensor]:
     """The finished model: its temperature and every reported figure come from held-out predictions."""
     observations = data.observations
-    temperature = fit_temperature(predictions.logits, predictions.log_prob)
+    temperature = fit_temperature(predictions.logits, lambda logits: observations.weight * predictions.log_prob(logits))
     decided = observations.verdict != 0
     won = (observations.verdict[decided] > 0).float()
     probability = predictions.decided(temperature)[decided]
@@ -345,6 +346,7 @@ def _counts(data: FitData) -> dict[str, int]:
     return {
         "num_decided": observations.num_decided,
         "num_ties": len(observations) - observations.num_decided,
+        "num_rankings": 0 if observations.rankings is None else len(observations.rankings.sizes),
         "num_prompts": int(observations.prompt.max()) + 1,
         "num_folds": data.num_folds,
         "num_features": data.features.shape[1],

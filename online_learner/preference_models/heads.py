@@ -13,6 +13,7 @@ from torch import Tensor
 from online_learner.preference_models.base import LinearPreference, PreferenceFamily
 from online_learner.preference_models.crowd import flip_posterior
 from online_learner.preference_models.likelihood import Nuisance, Observations, log_likelihood, log_prior, seen_and_flipped
+from online_learner.preference_models.plackett_luce import spread_over_pairs
 
 RIDGE_LABELS = 400  # penalties are stated for this many judgments; a mean log loss needs less of them with more data
 NUM_STEPS = 150
@@ -44,6 +45,7 @@ def fit_heads(
     head_weights, gaps, bias = parameters = _start(family, features, data, len(weights), generator)
     flip_rates = torch.full((len(weights), 1 + len(data.annotators)), START_FLIP_RATE, dtype=features.dtype)
     flip_rates[:, 0] = 0
+    weights = weights * data.weight
     total = weights.sum(1)
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99))
 
@@ -53,7 +55,7 @@ def fit_heads(
 
     def objective() -> Tensor:
         model, nuisance = fitted()
-        loss = -(weights * log_likelihood(_observed_logits(model, features, data), nuisance, data, low, high)).sum(1) / total
+        loss = -(weights * _log_prob(model, nuisance, features, data, low, high)).sum(1) / total
         penalty = (ridge * head_weights.square().sum(1)).sum(1) * RIDGE_LABELS / total
         return loss + penalty - log_prior(nuisance) / total
 
@@ -69,6 +71,20 @@ def fit_heads(
     for parameter in parameters:
         parameter.requires_grad_(False)
     return FittedHeads(*fitted(), final)
+
+
+def _log_prob(
+    model: LinearPreference,
+    nuisance: Nuisance,
+    features: Tensor,
+    data: Observations,
+    low: Tensor | None,
+    high: Tensor | None,
+) -> Tensor:
+    of_pairs = log_likelihood(_observed_logits(model, features, data), nuisance, data, low, high)
+    if data.rankings is None or not model.family.listwise:
+        return of_pairs
+    return spread_over_pairs(of_pairs, model.embed(features)[..., 0], data.rankings)
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from online_learner.preference_models.plackett_luce import Rankings
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observations:
@@ -36,6 +38,7 @@ class Observations:
     strengths: tuple[int, ...]  # strength levels that occur, ascending
     has_ties: bool
     position_bias: bool
+    rankings: Rankings | None = None
 
     def __len__(self) -> int:
         return len(self.verdict)
@@ -44,6 +47,11 @@ class Observations:
     def num_decided(self) -> int:
         """Verdicts a or b."""
         return int((self.verdict != 0).sum())
+
+    @property
+    def weight(self) -> Tensor:
+        """(n,): how much each counts; the pairs of a ranking less, because they were not judged one by one."""
+        return torch.ones(len(self)) if self.rankings is None else self.rankings.pair_weight
 
 
 @dataclass(frozen=True, slots=True)

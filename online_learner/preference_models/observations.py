@@ -6,6 +6,7 @@ import pyarrow as pa
 import torch
 
 from online_learner.preference_models.likelihood import Observations, threshold_indices
+from online_learner.preference_models.plackett_luce import read_rankings
 from storage.errors import UserError
 
 VERDICT_SIGN = {"a": 1, "tie": 0, "b": -1}
@@ -15,9 +16,9 @@ NO_PREFERENCE = ("both_bad", "skip")
 def encode_judgments(judgments: pa.Table, row_of: Mapping[str, int], *, position_bias: bool = True) -> Observations:
     """Judgments (columns of storage.contract.schemas.JUDGMENTS) whose two responses have a feature row, as observations.
 
-    Reads prompt_id, response_a_id (shown first), response_b_id, verdict and, where present, strength and annotator_id.
-    both_bad and skip are left out. ``position_bias`` is False where a is not known to be the side shown first.
-    Raises UserError for an unknown verdict.
+    Reads prompt_id, response_a_id (shown first), response_b_id, verdict and, where present, strength, annotator_id and
+    ranking_id. both_bad and skip are left out. ``position_bias`` is False where a is not known to be the side shown first.
+    Raises UserError for an unknown verdict, and for pairs that are said to be of one ranking and are not.
     """
     rows = [row for row in judgments.to_pylist() if _is_observation(row, row_of)]
     strengths = tuple(sorted({row["strength"] for row in rows if _has_strength(row)}))
@@ -46,6 +47,7 @@ def encode_judgments(judgments: pa.Table, row_of: Mapping[str, int], *, position
         strengths=strengths,
         has_ties=any(row["verdict"] == "tie" for row in rows),
         position_bias=position_bias,
+        rankings=read_rankings(rows, row_of, VERDICT_SIGN),
     )
 
 

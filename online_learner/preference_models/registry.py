@@ -4,11 +4,13 @@ from online_learner.preference_models.base import PreferenceFamily
 from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
 from online_learner.preference_models.general_preference import bt_gpm, gpm
 from online_learner.preference_models.micro import micro
+from online_learner.preference_models.plackett_luce import PLACKETT_LUCE
 from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot
 
 # Simplest first: a later one is chosen only if its held-out log loss is clearly lower.
 PREFERENCE_MODELS: dict[str, PreferenceFamily] = {
     "bradley_terry": BRADLEY_TERRY,
+    "plackett_luce": PLACKETT_LUCE,
     "bt_gpm": bt_gpm(1),
     "bt_gpm_2": bt_gpm(2),
     "bt_gpm_4": bt_gpm(4),

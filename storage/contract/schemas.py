@@ -48,6 +48,7 @@ JUDGMENTS = pa.schema(
         ("selection_rule", pa.string()),
         ("selection_prob", pa.float64()),
         ("submitted_at", pa.timestamp("us", tz="UTC")),
+        ("ranking_id", pa.string()),  # pairs of one ranking share it; null for a pair that was judged by itself
     ]
 )
 

@@ -185,7 +185,7 @@ def test_a_raw_export_of_rankings_and_spans_is_imported_as_its_pairs(store, tmp_
 def test_a_job_is_given_the_pairs_of_a_ranking_and_each_response_once(store, tmp_path):
     add_rankings(store, num_tasks=2, num_responses=4)
     store.add_prompts([make_prompt("h", split="heldout")])
-    leased, _ = rank(store, "ann0", (("d",), ("c",), ("b",), ("a",)), edited_text="Better still.")
+    leased, result = rank(store, "ann0", (("d",), ("c",), ("b",), ("a",)), edited_text="Better still.")
     settings = build_settings({"preference": {"min_judgments": 6}})
     job_dir = export_job(store, tmp_path / "jobs" / "0001-round", settings, kind="round", number=1, policy_id="policy0")
     rows = pq.read_table(job_dir / "judgments.parquet").to_pylist()
@@ -194,6 +194,7 @@ def test_a_job_is_given_the_pairs_of_a_ranking_and_each_response_once(store, tmp
         (first, second, "b") for first, second in combinations(ids, 2)
     ]
     assert len({row["judgment_id"] for row in rows}) == 6
+    assert {row["ranking_id"] for row in rows} == {result.judgment.id}
     responses = pq.read_table(job_dir / "responses.parquet").to_pylist()
     demonstrations = [row["text"] for row in responses if row["role"] == "demonstration"]
     assert (demonstrations, len(responses)) == (["Better still."], 1 + 8)  # four candidates of two prompts
