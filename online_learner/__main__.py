@@ -61,6 +61,12 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         from online_learner import games_command
 
         games_command.add_arguments(games)
+    bench = commands.add_parser("bench-learner", help="the policy update against another trainer on the same work")
+    if argv[:1] == ["bench-learner"]:
+        from online_learner import bench_learner
+
+        bench_learner.add_arguments(bench)
+        bench.set_defaults(run=bench_learner.run)
     return parser
 
 

@@ -94,9 +94,9 @@ def _fit(job: Job, adapter: TrainedAdapter, fit_input: FitInput, rate: float, pl
     steps_per_epoch = schedule.num_steps(len(train)) // schedule.epochs
     best: tuple[float, list[Tensor]] | None = None
 
-    def on_step(step: int, num_steps: int, loss: float) -> None:
+    def on_step(step: int, num_steps: int, loss: float, gradient_norm: float) -> None:
         nonlocal best
-        metrics: dict[str, Any] = {"update/loss": loss}
+        metrics: dict[str, Any] = {"update/loss": loss, "update/gradient_norm": gradient_norm}
         if held_out and step % steps_per_epoch == 0:
             found = _on_groups(adapter, objective, groups.select(held_out), anchor[held_out])
             metrics |= {"update/heldout_loss": found["loss"], "update/heldout_r2": found["r2"]}

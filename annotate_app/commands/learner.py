@@ -22,6 +22,11 @@ def games(context: typer.Context) -> None:
     raise typer.Exit(subprocess.call([sys.executable, "-m", "online_learner", "games", *context.args]))
 
 
+def bench_learner(context: typer.Context) -> None:
+    """Speed and memory of the policy update against TRL on the same work: `nashloop bench learner --help` lists the options."""
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "online_learner", "bench-learner", *context.args]))
+
+
 def rules(as_json: JsonOption = False) -> None:
     """List the update rules a round can use, with what each needs and where it comes from."""
     command = [sys.executable, "-m", "online_learner", "rules", "--json"]

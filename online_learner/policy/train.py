@@ -92,6 +92,8 @@ class Schedule:
     groups_per_step: int
     learning_rate: float
     seed: int
+    in_order: bool = False
+    """Groups are taken as they come, not shuffled: to compare with another trainer."""
 
     def num_steps(self, num_groups: int) -> int:
         return self.epochs * math.ceil(num_groups / self.groups_per_step)
@@ -110,9 +112,9 @@ def fit(
     groups: Groups,
     anchor_logps: Tensor,
     schedule: Schedule,
-    on_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None,
+    on_step: Callable[[int, int, float, float], None] = lambda step, num_steps, loss, gradient_norm: None,
 ) -> None:
-    """Minimise the objective over the adapter's weights; anchor_logps (N, K) on the CPU."""
+    """Minimise the objective over the adapter's weights; anchor_logps (N, K) on the CPU. The norm is that before clipping."""
     head = DegreeHead(adapter.model) if DEGREE in objective.rule.extras(objective.settings) else None
     parameters = adapter.parameters() + (list(head.linear.parameters()) if head else [])
     optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
@@ -127,9 +129,9 @@ def fit(
             loss = loss + objective.degree_loss(head, adapter.model, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimiser.step()
-        on_step(step + 1, num_steps, float(loss.detach()))
+        on_step(step + 1, num_steps, float(loss.detach()), float(norm))
 
 
 def group_logps(model: object, groups: Groups) -> Tensor:
@@ -171,6 +173,6 @@ def _potential_fraction(objective: Objective, margins: Tensor, preferences: Tens
 def _steps(num_groups: int, schedule: Schedule) -> Iterator[list[int]]:
     generator = torch.Generator().manual_seed(schedule.seed)
     for _ in range(schedule.epochs):
-        order = torch.randperm(num_groups, generator=generator).tolist()
+        order = list(range(num_groups)) if schedule.in_order else torch.randperm(num_groups, generator=generator).tolist()
         for start in range(0, num_groups, schedule.groups_per_step):
             yield order[start : start + schedule.groups_per_step]

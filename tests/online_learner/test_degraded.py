@@ -70,6 +70,6 @@ def test_the_degree_term_starts_at_log_3_and_is_learnt():
     objective = Objective(rule=get_rule("preference_degree"), settings=RuleSettings(beta=1e-6, extra_coef=1.0))
     losses: list[float] = []
     schedule = Schedule(epochs=40, groups_per_step=1, learning_rate=1e-2, seed=0)
-    fit(adapter, objective, groups, anchor, schedule, lambda step, num_steps, loss: losses.append(loss))
+    fit(adapter, objective, groups, anchor, schedule, lambda step, num_steps, loss, norm: losses.append(loss))
     assert losses[0] == pytest.approx(math.log(2) + math.log(3), abs=1e-4)
     assert losses[-1] < math.log(2) + 0.7 * math.log(3)
