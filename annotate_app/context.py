@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from annotate_app.live import LiveService
 from annotate_app.rounds import RoundService
 from storage.store import Store
 
@@ -15,4 +16,5 @@ class AppContext:
     rounds: RoundService
     data_dir: Path
     session_secret: str
+    live: LiveService | None = None  # None: live prompts are switched off
     campaign: str = "Nashloop"  # title shown to annotators

@@ -20,6 +20,7 @@ class PolicyService:
         self, store: Store, data_dir: Path, queue: QueueOptions, clock: Callable[[], datetime], lock: threading.RLock
     ) -> None:
         self._store, self._data_dir, self._queue, self._clock, self._lock = store, data_dir, queue, clock, lock
+        self.admit: Callable[[Policy], None] = lambda policy: None  # asked before a policy serves; UserError refuses it
 
     def get(self, policy_id: str | None) -> Policy:
         """The named policy, or the serving one; UserError if there is none."""
@@ -58,6 +59,7 @@ class PolicyService:
         """Record the promotion unless it is recorded, and fill the queue; may be repeated after a crash in between."""
         serving = self._store.serving_policy()
         if serving is None or serving.id != policy.id:
+            self.admit(policy)
             self._store.append_event(actor=actor, kind="policy.promoted", subject=policy.id, data={"reason": reason})
         self.fill_queue()
 

@@ -165,6 +165,10 @@ class RoundService:
         """Let the parent of the serving policy serve again."""
         return self._policies.rollback(actor=actor, reason=reason)
 
+    def ask_before_serving(self, admit: Callable[[Policy], None]) -> None:
+        """Have ``admit`` called with each policy before it serves; its UserError refuses the promotion."""
+        self._policies.admit = admit
+
     def fill_queue(self) -> int:
         """Make the tasks that the serving policy lacks, as the campaign asks now; returns their number."""
         with self._lock:
@@ -255,7 +259,11 @@ class RoundService:
             self._end(round_, "done", f"Held: policy {serving.number} was put in service meanwhile. Promote it by hand.")
             return
         if decision.action == "promote":
-            self._policies.put_in_service(registered.policy, actor="system", reason=decision.sentence)
+            try:
+                self._policies.put_in_service(registered.policy, actor="system", reason=decision.sentence)
+            except UserError as error:
+                self._end(round_, "done", f"Held: {error}")
+                return
         status = "failed" if registered.report.get("status") == "failed" else "done"
         self._end(round_, status, f"Policy {registered.policy.number}. {decision.sentence}")
 

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 
 from annotate_app import metrics
-from annotate_app.api import browse, campaign, history, labelling, messages, reports, research
+from annotate_app.api import browse, campaign, history, labelling, live, messages, reports, research
 from annotate_app.api.errors import add_error_handlers, error_response
 from annotate_app.auth import PRINCIPAL, hash_secret
 from annotate_app.context import AppContext
@@ -43,7 +43,7 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
     add_error_handlers(app)
     _add_middleware(app, context, request_metrics)
     bearer = [_documented_bearer()]
-    for routes in (labelling, history, messages, campaign, research, reports):
+    for routes in (labelling, live, history, messages, campaign, research, reports):
         app.include_router(routes.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(browse.build_api(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(browse.build_pages(context))

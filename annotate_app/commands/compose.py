@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,33 @@ def open_context(
         store.close()
         if refused:
             shutil.rmtree(data_dir)
+
+
+@contextmanager
+def with_live_prompts(context: AppContext, policy_server: str, device: str) -> Iterator[AppContext]:
+    """The context with a policy server for live prompts, which ends with the block; unchanged where it is off.
+
+    ``policy_server``: auto (a process of ours), off, or the URL of one that somebody else keeps.
+    """
+    if policy_server == "off":
+        yield context
+        return
+    from annotate_app.live import LiveService
+    from annotate_app.policy_server import LocalServer, RemoteServer
+
+    if policy_server == "auto":
+        [base] = [policy for policy in context.store.list_policies() if policy.number == 0]
+        log = context.data_dir / "logs" / "policy-server.log"
+        source = LocalServer(model_location(base.base_model), log=log, device=device)
+    else:
+        source = RemoteServer(policy_server)
+    live = LiveService(context.store, context.data_dir, source)
+    context.rounds.ask_before_serving(live.admit)
+    live.start()
+    try:
+        yield replace(context, live=live)
+    finally:
+        live.close()
 
 
 def check_model(model: str | None) -> None:

@@ -20,9 +20,13 @@ def up(
     model: ModelOption = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="File of prompts to import (JSONL, CSV, Parquet).")] = None,
     device: DeviceOption = "auto",
+    policy_server: Annotated[
+        str, typer.Option("--policy-server", help="Live prompts: auto starts a server, URL uses one, off leaves them out.")
+    ] = "off",
 ) -> None:
     """Start the labelling app and the researchers' console on this machine."""
     check_device(device)
+    check_policy_server(policy_server)
     from annotate_app.server import address, announced, find_running, listen, serve, stop_cleanly_on_sigterm
 
     running = find_running(data)
@@ -35,12 +39,13 @@ def up(
     with ExitStack() as stack:
         listener = stack.enter_context(listen(host, port))
         note("Starting ...")
-        from annotate_app.commands.compose import admin_token, check_model, open_context
+        from annotate_app.commands.compose import admin_token, check_model, open_context, with_live_prompts
 
         check_model(model)
         check_file(prompts)
         context = stack.enter_context(open_context(data, create=True, model=model, device=device, prompts=prompts))
         context.rounds.ensure_started()
+        context = stack.enter_context(with_live_prompts(context, policy_server, device))
         from annotate_app.web import build_app
 
         app, url = build_app(context), address(host, port)
@@ -55,6 +60,12 @@ def check_device(device: str) -> None:
     """Refuse a device name before anything is opened."""
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"--device {device!r} is unknown. Use auto, cpu or cuda.")
+
+
+def check_policy_server(how: str) -> None:
+    """Refuse a policy server that cannot be meant before anything is opened."""
+    if how not in ("auto", "off") and not how.startswith(("http://", "https://")):
+        raise UserError(f"--policy-server {how!r} is unknown. Use auto, off, or the URL of a running server.")
 
 
 def check_file(prompts: Path | None) -> None:

@@ -1,0 +1,222 @@
+"""Live prompts from the app's side, with a real policy server: promotion with a canary, the routes, and what is kept."""
+
+import json
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from annotate_app.auth import issue_token
+from annotate_app.bootstrap import BUILT_IN, model_location
+from annotate_app.live import LiveService
+from annotate_app.policy_server import LocalServer
+from annotate_app.rounds import RoundService
+from annotate_app.web import build_app
+from online_learner.generation.transformers_backend import sample_with_transformers
+from online_learner.policy.adapters import PolicyScorer, TrainedAdapter, adapter_deltas
+from online_learner.policy.base_model import load_base_model, tokenise_prompt
+from storage.campaign import Campaign
+from storage.contract.sealing import sha256
+from storage.contract.settings import GenerationSettings
+from storage.errors import UserError
+from storage.records import Message
+from tests.storage.builders import make_policy, make_prompt, make_response
+
+API = "/api/v1"
+QUESTION = "What is your favourite season?"
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load_base_model(model_location(BUILT_IN), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    source = LocalServer(model_location(BUILT_IN), log=tmp_path_factory.mktemp("server") / "policy-server.log", device="cpu")
+    yield source
+    source.close()
+
+
+@pytest.fixture
+def live_context(context, base, server, tmp_path):
+    """The base policy in service with samples of its own, a policy 1 that answers otherwise, and live prompts on."""
+    store = context.store
+    store.add_policy(replace(make_policy(), id="base", number=9, base_model=BUILT_IN))  # number 0 is the fixture's
+    adapter = tmp_path / "artifacts" / "0001-round" / "adapter"
+    trained = TrainedAdapter(base.model, rank=4, alpha=8, parent=None, seed=1)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    trained.save(adapter)
+    facts = {"adapter_path": str(adapter.relative_to(tmp_path)), "adapter_sha256": sha256(adapter / "adapter_model.safetensors")}
+    store.add_policy(make_policy(1, id="one", base_model=BUILT_IN, parent_id="base", **facts))
+    store.add_prompts([make_prompt("season", text=QUESTION)])
+    for name, directory in (("base", None), ("one", adapter)):
+        store.add_responses(samples(base, name, directory))
+    store.append_event(actor="test", kind="policy.promoted", subject="base")
+    rounds = RoundService(store, tmp_path, model=BUILT_IN)
+    live = LiveService(store, tmp_path, Shared(server))
+    rounds.ask_before_serving(live.admit)
+    live.start()
+    ready(live)
+    yield replace(context, rounds=rounds, live=live)
+    live.close()
+    rounds.close()
+
+
+class Shared:
+    """The module's server, which outlives the services of single tests."""
+
+    def __init__(self, server: LocalServer) -> None:
+        self.ensure = server.ensure
+
+    def close(self) -> None: ...
+
+
+def samples(base, policy: str, adapter: Path | None) -> list:
+    """What a round would have stored: four responses with the log-probabilities that the learner computed."""
+    model = PolicyScorer(base.model).use(adapter_deltas(adapter, base.device))
+    prompt = tokenise_prompt(base, [{"role": "user", "content": QUESTION}], "season")
+    settings = GenerationSettings(num_responses=4, max_new_tokens=40, batch_size=8, temperature=1, top_p=1)
+    [found] = sample_with_transformers(
+        model, [prompt], num_responses=4, settings=settings, end_ids=base.end_ids, context=base.context, seed=2
+    )  # fmt: skip
+    return [
+        make_response(f"{policy}-{k}", "season", policy_id=policy, token_ids=sample.token_ids, sum_logp=sample.sum_logp)
+        for k, sample in enumerate(found)
+    ]
+
+
+def ready(live: LiveService, seconds: float = 60) -> None:
+    give_up = time.monotonic() + seconds
+    while live.problem is not None:
+        assert time.monotonic() < give_up, live.problem
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def client(live_context):
+    _, secret = issue_token(live_context.store, name="program", scope="label", annotator_handle="Annotator 0")
+    return TestClient(build_app(live_context, pages=False), headers={"Authorization": f"Bearer {secret}"})
+
+
+def ask(client, text=QUESTION, request_id="request-1", **more):
+    """The answer's status and its lines."""
+    answer = client.post(f"{API}/live/turns", json={"request_id": request_id, "text": text} | more)
+    return answer.status_code, [json.loads(line) for line in answer.text.splitlines()]
+
+
+def judge(client, lease, verdict="b", **more):
+    return client.post(f"{API}/judgments", json={"lease_id": lease["lease_id"], "verdict": verdict} | more)
+
+
+def test_two_responses_stream_and_become_a_pair_of_their_author(client, live_context, base):
+    store = live_context.store
+    assert client.get(f"{API}/live").json() == {"on": True, "problem": None}
+    status, lines = ask(client)
+    assert status == 200
+    lease = lines[-1]["lease"]
+    said = {side: "".join(line["text"] for line in lines[:-1] if line["side"] == side) for side in "ab"}
+    assert said == {"a": lease["response_a"]["text"], "b": lease["response_b"]["text"]}
+    assert [message["content"] for message in lease["prompt"]] == [QUESTION]
+    assert ask(client)[1][-1]["lease"]["lease_id"] == lease["lease_id"]  # asked again after a lost answer: the pair that is kept
+    assert judge(client, lease).status_code == 201
+    responses = store.list_responses(role="live")
+    assert {(r.policy_id, r.role, r.finish_reason) for r in responses} <= {("base", "live", "stop"), ("base", "live", "length")}
+    prompt = tokenise_prompt(base, [{"role": "user", "content": QUESTION}], "live")
+    settings = GenerationSettings.model_validate({"max_new_tokens": responses[0].sampler["max_new_tokens"]})
+    [again] = sample_with_transformers(
+        base.model, [prompt], num_responses=2, settings=settings, end_ids=base.end_ids, context=base.context,
+        seed=responses[0].seed,
+    )  # fmt: skip
+    kept = sorted(responses, key=lambda response: response.sampler["choice"])
+    assert [response.token_ids for response in kept] == [sample.token_ids for sample in again]  # reproduced from what is kept
+    assert [response.sum_logp for response in kept] == pytest.approx([sample.sum_logp for sample in again], abs=1e-3)
+    [task] = store.query("SELECT * FROM tasks WHERE selection_rule = 'live'").to_pylist()
+    assert (task["wanted"], task["selection_prob"]) == (0, 1.0)
+
+
+def test_a_conversation_goes_on_with_the_better_response(client):
+    lease = ask(client)[1][-1]["lease"]
+    judge(client, lease, "b")
+    status, lines = ask(client, "Why?", "request-2", after=lease["lease_id"])
+    assert status == 200
+    turns = [(message["role"], message["content"]) for message in lines[-1]["lease"]["prompt"]]
+    assert turns == [("user", QUESTION), ("assistant", lease["response_b"]["text"]), ("user", "Why?")]
+    second = lines[-1]["lease"]
+    judge(client, second, "both_bad")
+    status, [told] = ask(client, "And now?", "request-3", after=second["lease_id"])
+    assert status == 422 and "Begin a new conversation" in told["error"]["message"]
+
+
+def test_refusals_say_what_to_do_and_keep_nothing(client, live_context, visitor):
+    before = live_context.store.version()
+    for text, words in [("   ", "is empty"), ("winter " * 900, "Shorten")]:
+        status, [told] = ask(client, text)
+        assert status == 422 and words in told["error"]["message"], told
+    status, [told] = ask(client, "Why?", after="somebody-elses")
+    assert status == 422 and "no such pair of yours" in told["error"]["message"]
+    assert live_context.store.version() == before
+    live_context.store.set_campaign(Campaign(budget_labels=0), actor="test")
+    assert "budget of labels is spent" in ask(client)[1][0]["error"]["message"]
+    assert visitor.post(f"{API}/live/turns", json={"request_id": "request-1", "text": "Hi"}).status_code in (401, 403)
+
+
+def test_a_promoted_policy_answers_the_next_prompt_after_its_canary(client, live_context):
+    live_context.rounds.promote("one", actor="test")
+    [checked] = [e for e in live_context.store.list_events(kind_prefix="policy.canary") if e.subject == "one"]
+    assert checked.data["nats_per_token"] < 1e-4
+    deadline = time.monotonic() + 10
+    while live_context.live.require()[0].id != "one":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    lease = ask(client)[1][-1]["lease"]
+    assert judge(client, lease).status_code == 201
+    assert {response.policy_id for response in live_context.store.list_responses(role="live")} == {"one"}
+    live_context.rounds.rollback(actor="test")
+    assert live_context.store.serving_policy().id == "base"
+
+
+def test_a_policy_that_the_server_answers_otherwise_is_not_promoted(live_context, server):
+    store = live_context.store
+    one = store.get_policy("one")
+    store.add_policy(replace(one, id="two", number=2, adapter_sha256="f" * 64))
+    wrong = [replace(r, id=f"two-{r.id}", policy_id="two") for r in store.list_responses(policy_id="base", role="candidate")]
+    store.add_responses(wrong)  # the base policy's log-probabilities, told as this adapter's
+    with pytest.raises(UserError, match=r"otherwise than policy 2.*nats a token"):
+        live_context.rounds.promote("two", actor="test")
+    assert store.serving_policy().id == "base"
+    assert not any(name.startswith("policy-2") for name in server.ensure().models())
+
+
+def test_a_killed_server_comes_back_and_meanwhile_the_page_is_told(client, live_context, server):
+    server._process.send_signal(signal.SIGKILL)
+    server._process.wait()
+    status, [told] = ask(client)
+    assert status == 503 and "Go on with the queue" in told["error"]["message"]
+    assert live_context.store.list_responses(role="live") == []
+    deadline = time.monotonic() + 60
+    while client.get(f"{API}/live").json()["problem"] is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert ask(client)[0] == 200
+
+
+def test_without_the_option_live_prompts_say_how_to_switch_them_on(context):
+    _, secret = issue_token(context.store, name="program", scope="label", annotator_handle="Annotator 0")
+    plain = TestClient(build_app(context, pages=False), headers={"Authorization": f"Bearer {secret}"})
+    assert plain.get(f"{API}/live").json() == {"on": False, "problem": None}
+    status, [told] = ask(plain)
+    assert status == 404 and "--policy-server auto" in told["error"]["message"]
+
+
+def test_messages_are_kept_as_they_were_asked(client, live_context):
+    ask(client, "  Hello <script>there</script>  ")
+    [prompt] = live_context.store.list_prompts("live")
+    assert prompt.messages == (Message(role="user", content="Hello <script>there</script>"),)
+    assert prompt.source == "live"
