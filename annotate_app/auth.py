@@ -19,7 +19,7 @@ from storage.store import Store
 SCOPES: tuple[Scope, ...] = ("label", "research", "admin")  # each includes those before it
 SIGNIN_DAYS = 7
 PRINCIPAL = "nashloop.principal"  # key in the ASGI scope
-SESSION_USER = "user"
+SESSION = "session"  # key in the session cookie: the secret of a token of kind session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,38 +37,55 @@ class Principal:
 
 
 def issue_token(
-    store: Store, *, name: str, scope: Scope, annotator_handle: str | None = None, user_id: str | None = None
+    store: Store,
+    *,
+    name: str,
+    scope: Scope,
+    annotator_handle: str | None = None,
+    user_id: str | None = None,
+    expires_at: datetime | None = None,
+    actor: str | None = None,
 ) -> tuple[Token, str]:
     """A new bearer token and its secret, which cannot be read again.
 
     A token that labels says whose judgments it makes: ``annotator_handle``, else the user's, else an annotator of the token's
-    own name. An annotator of a new name is added.
+    own name. An annotator of a new name is added. ``actor``: who asked for it, for the audit log.
     """
     user = store.get_user(user_id) if user_id else None
     annotator_id = user.annotator_id if user else None
     if annotator_handle is not None or (scope == "label" and annotator_id is None):
         annotator_id = _annotator(store, annotator_handle or name).id
     secret = "nl_" + secrets.token_urlsafe(24)
-    return _add_token(store, secret, kind="bearer", name=name, scope=scope, user_id=user_id, annotator_id=annotator_id), secret
+    token = add_token(
+        store, secret, kind="bearer", name=name, scope=scope, user_id=user_id, annotator_id=annotator_id, expires_at=expires_at
+    )
+    if actor is not None:
+        store.append_event(actor=actor, kind="token.created", subject=token.id, data={"name": name, "scope": scope})
+    return token, secret
 
 
-def issue_signin_link(store: Store, user: User) -> str:
+def issue_signin_link(store: Store, user: User, *, actor: str = "system") -> str:
     """Path of a link that signs ``user`` in once within a week."""
     secret = secrets.token_urlsafe(24)
     scope = scope_of(user)
     expires_at = datetime.now(UTC) + timedelta(days=SIGNIN_DAYS)
-    _add_token(
+    add_token(
         store, secret, kind="signin", name=user.name, scope=scope, user_id=user.id, annotator_id=user.annotator_id,
         expires_at=expires_at,
     )  # fmt: skip
+    store.append_event(actor=actor, kind="user.invited", subject=user.id)
     return f"/sign-in?token={secret}"
 
 
 def redeem_signin_secret(store: Store, secret: str) -> User | None:
     """The user a one-time link belongs to, and the link is used up; None if it was used, has expired or never was."""
-    token = store.use_signin_token(hash_secret(secret))
-    user = store.get_user(token.user_id) if token and token.user_id else None
-    return None if user is None or user.disabled else user
+    return _user_of(store, store.use_signin_token(hash_secret(secret)))
+
+
+def user_of_link(store: Store, secret: str) -> User | None:
+    """The same without using the link up."""
+    token = store.find_token(hash_secret(secret))
+    return _user_of(store, token) if token is not None and token.kind == "signin" else None
 
 
 def authenticate(store: Store, authorization: str | None, session: Mapping[str, Any]) -> Principal | None:
@@ -80,8 +97,10 @@ def authenticate(store: Store, authorization: str | None, session: Mapping[str, 
             return None
         user = store.get_user(token.user_id) if token.user_id else None
         return Principal(actor=token.name, scope=token.scope, annotator_id=token.annotator_id, user=user)
-    user = store.get_user(str(session.get(SESSION_USER, "")))
-    if user is None or user.disabled:
+    secret = session.get(SESSION)
+    token = store.find_token(hash_secret(str(secret))) if secret else None
+    user = _user_of(store, token) if token is not None and token.kind == "session" else None
+    if user is None:
         return None
     return Principal(actor=user.id, scope=scope_of(user), annotator_id=user.annotator_id, user=user, by_session=True)
 
@@ -126,7 +145,12 @@ def _annotator(store: Store, handle: str) -> Annotator:
     return found
 
 
-def _add_token(store: Store, secret: str, *, expires_at: datetime | None = None, **values: Any) -> Token:
+def _user_of(store: Store, token: Token | None) -> User | None:
+    user = store.get_user(token.user_id) if token and token.user_id else None
+    return None if user is None or user.disabled else user
+
+
+def add_token(store: Store, secret: str, *, expires_at: datetime | None = None, **values: Any) -> Token:
     token = Token(id=new_id(), sha256=hash_secret(secret), expires_at=expires_at, created_at=datetime.now(UTC), **values)
     store.add_token(token)
     return token

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from annotate_app.live import LiveService
 from annotate_app.rounds import RoundService
+from annotate_app.security_settings import SecuritySettings
 from storage.store import Store
 
 
@@ -18,3 +19,4 @@ class AppContext:
     session_secret: str
     live: LiveService | None = None  # None: live prompts are switched off
     campaign: str = "Nashloop"  # title shown to annotators
+    security: SecuritySettings = SecuritySettings()  # pyright: ignore[reportCallIssue]

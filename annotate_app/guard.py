@@ -16,7 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotate_app.api.errors import error_response
 from annotate_app.auth import PRINCIPAL, Principal, authenticate
-from annotate_app.pages.sign_in import forbidden_page
+from annotate_app.csrf import carries_token
+from annotate_app.pages.small import forbidden_page
+from annotate_app.rate_limits import Rate
 from storage.store import Store
 
 PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/metrics", "/manifest.json", "/favicon.ico", "/robots.txt")
@@ -49,8 +51,9 @@ OPENING_TAG = re.compile(rb"<(script|style)(?=[\s>])", re.IGNORECASE)
 class Guard:
     """Authenticates every HTTP request and refuses those that may not pass."""
 
-    def __init__(self, app: ASGIApp, *, store: Store) -> None:
-        self.app, self.store = app, store
+    def __init__(self, app: ASGIApp, *, store: Store, key: str) -> None:
+        self.app, self.store, self.key = app, store, key
+        self.rate = Rate(per_s=50, burst=300)  # of one person's browsers: a page asks a few times a second at most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # nothing here speaks WebSocket
@@ -60,18 +63,25 @@ class Guard:
             request = Request(scope)
             who = authenticate(self.store, request.headers.get("authorization"), request.session)
             scope[PRINCIPAL] = who
-            refused = refusal(request, who)
+            refused = refusal(request, who, self.key) or self._too_many(who)
             if refused is not None:
                 await refused(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
+    def _too_many(self, who: Principal | None) -> Response | None:
+        if who is None or not who.by_session or self.rate.take(who.actor):
+            return None
+        return error_response(429, "These are too many requests in a row. Wait a few seconds.", **{"Retry-After": "5"})
 
-def refusal(request: Request, who: Principal | None) -> Response | None:
-    """The answer to a request that may not pass, or None."""
+
+def refusal(request: Request, who: Principal | None, key: str) -> Response | None:
+    """The answer to a request that may not pass, or None. ``key`` signs cookies."""
     path, mutating = request.url.path, request.method not in SAFE_METHODS
     if mutating and (who is None or who.by_session) and not from_our_page(request.headers):
         return error_response(403, "This request comes from another site. Use Nashloop's own pages, or a bearer token.")
+    if mutating and who and who.by_session and path != "/sign-in" and not carries_token(request, key):
+        return error_response(403, "This page belongs to another sign-in. Reload it, or sign in again.")
     if path in PUBLIC or path.startswith(PUBLIC_PREFIXES):
         return None
     if who is None:
@@ -108,24 +118,25 @@ def wants_page(request: Request) -> bool:
 class PageSecurity:
     """Security headers on everything; on HTML a nonce for each script and style element, which Gradio cannot set itself."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, *, https: bool = False) -> None:
+        self.app, self.https = app, https
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        accepted = Headers(scope=scope).get("accept-encoding", "")
+        accepted, nonce = Headers(scope=scope).get("accept-encoding", ""), secrets.token_urlsafe(16)
+        https = scope["scheme"] == "https" or self.https  # of a proxy on this machine uvicorn believes X-Forwarded-Proto
         if wants_page(Request(scope)):  # the page must arrive here uncompressed
             scope = {**scope, "headers": [(k, v) for k, v in scope["headers"] if k != b"accept-encoding"]}
-        await self.app(scope, receive, _Sender(send, nonce=secrets.token_urlsafe(16), gzip_allowed="gzip" in accepted))
+        await self.app(scope, receive, _Sender(send, nonce=nonce, gzip_allowed="gzip" in accepted, https=https))
 
 
 class _Sender:
     """Holds an HTML response back until it is whole; passes everything else on at once."""
 
-    def __init__(self, send: Send, *, nonce: str, gzip_allowed: bool) -> None:
-        self.send, self.nonce, self.gzip_allowed = send, nonce, gzip_allowed
+    def __init__(self, send: Send, *, nonce: str, gzip_allowed: bool, https: bool) -> None:
+        self.send, self.nonce, self.gzip_allowed, self.https = send, nonce, gzip_allowed, https
         self.held: Message | None = None
         self.body = b""
 
@@ -134,6 +145,10 @@ class _Sender:
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
+            if self.https:
+                headers.setdefault("strict-transport-security", "max-age=31536000")
+                message["headers"] = [(k, v + b"; secure" if k == b"set-cookie" else v) for k, v in message["headers"]]
+                headers = MutableHeaders(raw=message["headers"])
             headers["content-security-policy"] = CSP.format(nonce=self.nonce)
             if headers.get("content-type", "").startswith("text/html") and "content-encoding" not in headers:
                 self.held = message

@@ -11,16 +11,15 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 
-from annotate_app import metrics
+from annotate_app import csrf, metrics
 from annotate_app.api import browse, campaign, history, labelling, live, messages, reports, research
 from annotate_app.api.errors import add_error_handlers, error_response
-from annotate_app.auth import PRINCIPAL, hash_secret
+from annotate_app.auth import PRINCIPAL
 from annotate_app.context import AppContext
 from annotate_app.guard import Guard, PageSecurity
-from annotate_app.pages import sign_in
+from annotate_app.pages import account, sign_in
 
 STATIC = Path(__file__).with_name("static")
-SESSION_DAYS = 30
 MANIFEST = {
     "name": "Nashloop",
     "short_name": "Nashloop",
@@ -49,6 +48,7 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
     app.include_router(browse.build_pages(context))
     app.add_api_route("/api/{path:path}", _no_such_route, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
     app.include_router(sign_in.build_router(context))
+    app.include_router(account.build_router(context))
     _add_operations(app, context, request_metrics)
     _add_files(app)
     if pages:
@@ -59,16 +59,15 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
 def _add_middleware(app: FastAPI, context: AppContext, request_metrics: metrics.RequestMetrics) -> None:
     """From the inside out: cross-origin answers, the guard, the session it reads, page security, timing."""
     app.add_middleware(CORSMiddleware, allow_origins=[])  # its presence keeps Gradio from reflecting foreign origins
-    app.add_middleware(Guard, store=context.store)
+    app.add_middleware(Guard, store=context.store, key=context.session_secret)
     app.add_middleware(
         SessionMiddleware,
         secret_key=context.session_secret,
-        # Cookies do not know ports: two Nashloops on one host must not sign each other's users out.
-        session_cookie=f"nashloop_{hash_secret(context.session_secret)[:8]}",
-        max_age=SESSION_DAYS * 24 * 3600,
+        session_cookie=csrf.cookie_name(context.session_secret),
+        max_age=int(context.security.session_days * 86_400),
         same_site="lax",
     )
-    app.add_middleware(PageSecurity)
+    app.add_middleware(PageSecurity, https=(context.security.public_url or "").startswith("https:"))
     app.add_middleware(metrics.Measured, metrics=request_metrics)
 
 

@@ -50,7 +50,7 @@ def test_a_disabled_user_is_out_at_once(visitor, context, sign_in):
 
 def test_a_forged_cookie_is_nobody(visitor, context, sign_in):
     sign_in(visitor, "ada")
-    [name] = visitor.cookies.keys()
+    name = next(name for name in visitor.cookies if not name.endswith("_page"))
     value = visitor.cookies[name]
     visitor.cookies.clear()
     visitor.cookies.set(name, ("A" if value[0] != "A" else "B") + value[1:])

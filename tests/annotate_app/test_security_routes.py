@@ -24,6 +24,7 @@ ALLOWED = [
     ("anonymous", "GET", r"/ui/.*"),
     ("admin", ".*", r"/api/v1/(users|tokens|audit)(/.*)?"),
     ("annotator", "POST", r"/api/v1/(leases|leases/renew|judgments|judgments/x/(correct|withdraw)|flags|notes)"),
+    ("annotator", "GET|POST", r"/api/v1/live(/turns)?"),
     ("annotator", "GET", r"/api/v1/(guidelines|campaign|me(/progress|/judgments|/stats)?)"),
     ("researcher", ".*", r"/api/v1/.*"),
     ("annotator", ".*", r"/api/.*"),  # there is nothing: 404
@@ -32,6 +33,7 @@ ALLOWED = [
     ("nobody", ".*", r"(/console)?/gradio_api/(vibe-|dev/|proxy=|deep_link|process_recording|component_server|runs|file[=/]).*"),
     ("researcher", ".*", r"/console.*"),
     ("nobody", "POST", r"/gradio_api/.*"),  # the labelling page has no events, uploads or queue
+    ("annotator", "GET|POST", r"/account(/.*)?"),
     ("annotator", "GET|HEAD", r"/.*"),  # the labelling page, and what belongs to it
 ]
 FILES = ["nashloop.duckdb", "session.key", "server.json", "artifacts/0001-round/adapter/adapter_model.safetensors"]
