@@ -32,6 +32,8 @@ def meanings(
             f"How far this round moved: the mean log-ratio to the parent on the new policy's own responses. Above "
             f"{max_kl_nats:g} nats the round fails, because the text rarely survives such a step."
         )
+    if evaluation.get("value_vs_base"):
+        found["value_vs_base"] = _of_value(evaluation["value_vs_base"])
     if evaluation.get("text_quality") is not None:
         found["text_quality"] = (
             f"The guard of the language itself: a policy can win comparisons while its text breaks. Below "
@@ -62,3 +64,10 @@ def _of_held_out(held_out: float) -> str:
     return (
         f"The fit explains {held_out:.0%} of the squared target margins on prompts it never saw: what carries over to new ones."
     )
+
+
+def _of_value(value: Mapping[str, float]) -> str:
+    least = f"The judgments allow utilities that give the policy {value['pessimistic']:+.2f} logits above the base and no less"
+    if value["pessimistic"] > 0:
+        return f"{least}: it is better whichever of them is true, although it was chosen by the same judgments."
+    return f"{least}: they do not yet rule out that it only exploits what was never compared. More labels on its responses would."

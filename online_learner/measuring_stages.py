@@ -16,10 +16,13 @@ from online_learner.evaluation import kl_from_samples, length_controlled_win_rat
 from online_learner.jobs import Job, finite, write_json
 from online_learner.logps import response_logps
 from online_learner.policy.adapters import PolicyScorer, adapter_deltas, extrapolated
+from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
 from online_learner.preference_models.fitted import FittedPreference, load_preference
+from online_learner.preference_models.plackett_luce import PLACKETT_LUCE
 from online_learner.responses import (
     Row,
     features_of,
+    load_by_id,
     parents_candidates,
     sample_responses,
     split_rows,
@@ -112,6 +115,7 @@ def evaluation_stage(job: Job, out: Path) -> None:
         "text_quality": quality_of(job, own),
         "mean_tokens": {"parent": _mean_tokens(samples[parent]), "policy": _mean_tokens(own)},
         "restricted_duality_gap": _restricted_gap(preference, features, own, rows),
+        "value_vs_base": _value(job, preference, features, own, samples[base]),
         "num_prompts": len(set(prompt_ids)),
         "num_comparisons": len(outcomes[parent].wins),
     }
@@ -164,6 +168,18 @@ def _restricted_gap(
         "value": response_duality_gap(np.stack(matrices)),
         "search_set": "the held-out samples of the new policy, its parent and the base policy",
     }
+
+
+def _value(
+    job: Job, preference: FittedPreference, features: Mapping[str, Tensor], own: Sequence[Row], base: Sequence[Row]
+) -> dict[str, float] | None:
+    """Mean utility of the policy above the base, logits, and the least that the judgments allow; None without a utility."""
+    if preference.model.family not in (BRADLEY_TERRY, PLACKETT_LUCE):
+        return None
+    judged = load_by_id(job.stage_dir("preference_model") / "features.safetensors")
+    plausible = preference.plausible_utilities(judged, job.table("judgments"))
+    ours, theirs = (torch.stack([features[row["response_id"]] for row in side]) for side in (own, base))
+    return plausible.value(preference.standardised(ours).mean(0), preference.standardised(theirs).mean(0))
 
 
 def _by_prompt(own: Sequence[Row], others: Sequence[Row]) -> list[tuple[str, list[Row], list[Row]]]:

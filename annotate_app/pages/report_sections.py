@@ -138,7 +138,11 @@ def _outcome(report: Mapping[str, Any]) -> list[Block]:
         rows.append(("text quality", f"{evaluation['text_quality']:.0%}", meaning.get("text_quality", "")))
     if rows:
         blocks.append(Table("How far it went", ("measure", "value (95 % interval)", "what it means"), rows, told=True))
-    said = [("Length", _length(evaluation)), ("Restricted duality gap", _gap(evaluation))]
+    said = [
+        ("Length", _length(evaluation)),
+        ("Restricted duality gap", _gap(evaluation)),
+        ("Value above the base", meaning.get("value_vs_base", "")),
+    ]
     found = [(name, sentence) for name, sentence in said if sentence]
     return [*blocks, Points(found)] if found else blocks
 

@@ -1,11 +1,12 @@
 """A fitted, calibrated preference model and its two files: preference.safetensors and preference.json."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from online_learner.preference_models.base import LinearPreference
 from online_learner.preference_models.likelihood import answer_log_prob, decided_probability
+from online_learner.preference_models.observations import encode_judgments
+from online_learner.preference_models.pessimism import PlausibleUtilities, plausible_utilities
 from online_learner.preference_models.registry import PREFERENCE_MODELS, family_named
 from storage.errors import UserError
 
@@ -60,11 +63,11 @@ class FittedPreference:
 
     def ensemble_logits(self, features: Tensor) -> Tensor:
         """(N, K, d) -> (H, N, K, K): what each head says; their spread is the model's uncertainty."""
-        return self.model.logits(self._standardise(features)) / self.temperature
+        return self.model.logits(self.standardised(features)) / self.temperature
 
     def pair_logits(self, features_a: Tensor, features_b: Tensor) -> Tensor:
         """(B, d), (B, d) -> (B,): calibrated mean log odds that a is preferred."""
-        a, b = self._standardise(features_a), self._standardise(features_b)
+        a, b = self.standardised(features_a), self.standardised(features_b)
         return self.model.pair_logits(a, b).mean(0) / self.temperature
 
     def decided_probability(
@@ -85,6 +88,15 @@ class FittedPreference:
         high = torch.where(verdict > 0, torch.inf, torch.where(verdict == 0, edge, -edge))
         return answer_log_prob(logits, low, high, torch.tensor(self.answers.position_bias), flip)
 
+    def plausible_utilities(self, features_of: Mapping[str, Tensor], judgments: pa.Table) -> PlausibleUtilities:
+        """What these judgments allow a model of utilities to be, on standardised features; logits are calibrated."""
+        row_of = {response: row for row, response in enumerate(features_of)}
+        data = encode_judgments(judgments, row_of)
+        weights = self.model.weights[..., 0].mean(0) / self.temperature
+        flips = torch.tensor([0.0, *(self.answers.flip_rate(name) for name in data.annotators)])
+        features = self.standardised(torch.stack(list(features_of.values())))
+        return plausible_utilities(weights, self.report["ridge"][0], features, data, flips)
+
     def save(self, directory: Path) -> None:
         """Write both files into ``directory``, made if missing."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -100,7 +112,8 @@ class FittedPreference:
         }
         (directory / FACTS).write_text(json.dumps(facts, indent=2, sort_keys=True))
 
-    def _standardise(self, features: Tensor) -> Tensor:
+    def standardised(self, features: Tensor) -> Tensor:
+        """Features (..., d) on the scale that the heads read."""
         return (features.to(self.feature_mean) - self.feature_mean) * self.feature_scale
 
     def _seen(self, features_a: Tensor, features_b: Tensor, annotators: Sequence[str | None] | None) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ class RoundReport(TypedDict, total=False):
     update: dict[str, Any]  # loss, train_r2, heldout_r2, achieved_fraction, anchors {policy_id: coefficient}
     evaluation: dict[str, Any]  # win_rate_vs_parent, win_rate_vs_base, length_controlled_vs_parent: Interval;
     # kl_to_parent_nats, kl_to_base_nats: Interval; text_quality: float | null; mean_tokens {parent, policy};
-    # restricted_duality_gap {value, search_set}
+    # restricted_duality_gap {value, search_set}; value_vs_base {mean, standard_error, pessimistic} of a model of utilities
     meaning: dict[str, str]  # what a figure of update or evaluation means, one sentence by name
     examples: list[Example]
     auxiliary: dict[str, float]  # the auxiliary mixture that belongs to the new policy, for the next round

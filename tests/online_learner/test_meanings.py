@@ -29,3 +29,11 @@ def test_what_was_not_measured_is_not_explained():
     """A logistic rule has no target margins, and most models ship no list of known sentences."""
     said = meanings({"train_r2": None, "train_achieved_fraction": None}, EVALUATION | {"text_quality": None}, **LIMITS)
     assert list(said) == ["kl_to_parent_nats"]
+
+
+@pytest.mark.parametrize(
+    ("pessimistic", "words"), [(0.4, "+0.40 logits above the base and no less: it is better"), (-0.2, "rule out")]
+)
+def test_a_pessimistic_value_says_what_the_judgments_allow(pessimistic, words):
+    value = {"mean": 1.0, "standard_error": 0.1, "pessimistic": pessimistic}
+    assert words in meanings({**SQUARE}, EVALUATION | {"value_vs_base": value}, **LIMITS)["value_vs_base"]

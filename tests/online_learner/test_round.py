@@ -98,6 +98,7 @@ def test_every_rule_makes_a_policy(model, candidates, tmp_path, rule):
     assert all(math.isfinite(value) for value in [*losses, *filter(None, report["update"]["all"].values())] if value != "")
     assert report["evaluation"]["kl_to_parent_nats"]["mean"] != 0  # it moved
     assert "kl_to_parent_nats" in report["meaning"]
+    assert report["evaluation"]["value_vs_base"]["pessimistic"] < report["evaluation"]["value_vs_base"]["mean"]
     assert ("train_r2" in report["meaning"]) == (UPDATE_RULES[rule].pair_loss == "square")  # others have no target to reach
 
 
