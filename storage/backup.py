@@ -6,13 +6,13 @@ from pathlib import Path
 import duckdb
 
 from storage.errors import UserError
-from storage.state import State
+from storage.reading import Readable
 from storage.tables import SCHEMAS
 
 _TABLES = [*SCHEMAS, "schema_migrations"]
 
 
-def back_up(state: State, path: Path) -> None:
+def back_up(state: Readable, path: Path) -> None:
     """Copy everything acknowledged so far into a new file at ``path``. UserError if it exists.
 
     Runs in a reader of its own: COPY FROM DATABASE is one transaction, and labelling goes on meanwhile. Every table is
@@ -36,7 +36,7 @@ def back_up(state: State, path: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _copy(state: State, aside: Path) -> dict[str, int]:
+def _copy(state: Readable, aside: Path) -> dict[str, int]:
     """Fill the new file and return how many rows each table had in that very transaction."""
     with state.database.cursor() as cursor:
         [(name,)] = cursor.execute("SELECT current_database()").fetchall()

@@ -1,7 +1,7 @@
 """Adding records. Adding one whose id is already there changes nothing, so every caller may try again."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from storage.campaign import Campaign, build_campaign, campaign_values
 from storage.errors import UserError
@@ -14,6 +14,13 @@ from storage.training import KnownAnswer
 from storage.writer import Transaction
 
 Record = Prompt | Policy | Response | Task | Annotator | User | Token | Credential | Round
+
+
+class Reads(Protocol):
+    """A transaction of either engine."""
+
+    def rows(self, sql: str, params: Any = None) -> list[dict[str, Any]]: ...
+
 
 # field that no two records share -> what to say about it
 UNIQUE: dict[type, tuple[str, str]] = {
@@ -155,18 +162,18 @@ def _add_judgments(state: State, transaction: Transaction, judgments: Sequence[J
     return len(rows)
 
 
-def new_only(transaction: Transaction, table: str, records: Iterable[Any]) -> list[Any]:
+def new_only(transaction: Reads, table: str, records: Iterable[Any]) -> list[Any]:
     by_id: dict[str, Any] = {}
     for record in records:
         by_id.setdefault(record.id, record)
-    known = transaction.rows(f"SELECT id FROM {table} WHERE id IN (SELECT unnest($ids))", {"ids": list(by_id)})
+    known = transaction.rows(f"SELECT id FROM {table} WHERE id IN (SELECT unnest(CAST($ids AS VARCHAR[])))", {"ids": list(by_id)})
     for row in known:
         del by_id[row["id"]]
     return list(by_id.values())
 
 
-def check_exist(transaction: Transaction, table: str, ids: set[str]) -> None:
-    missing = f"""SELECT id FROM (SELECT unnest($ids) AS id) AS wanted
+def check_exist(transaction: Reads, table: str, ids: set[str]) -> None:
+    missing = f"""SELECT id FROM (SELECT unnest(CAST($ids AS VARCHAR[])) AS id) AS wanted
                   WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {table}.id = wanted.id) ORDER BY id LIMIT 3"""
     rows = transaction.rows(missing, {"ids": list(ids)})
     if rows:
@@ -177,7 +184,7 @@ def ids_of(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def check_unique(transaction: Transaction, table: str, records: list[Any], name: str, words: str) -> None:
+def check_unique(transaction: Reads, table: str, records: list[Any], name: str, words: str) -> None:
     values = [getattr(record, name) for record in records]
     taken = transaction.rows(f"SELECT {name} FROM {table} WHERE {name} IN (SELECT unnest($values))", {"values": values})
     repeated = [value for value in values if values.count(value) > 1]

@@ -243,7 +243,9 @@ class DuckDBStore:
         return reading.list_events(self._state, kind_prefix=kind_prefix, since_seq=since_seq, limit=limit)
 
     def stats(self) -> dict[str, Any]:
-        return reading.stats(self._state)
+        now = self._state.clock()
+        num_leases = sum(lease.expires_at > now for lease in list(self._state.book.leases.values()))
+        return reading.stats(self._state, num_leases=num_leases, training_of=self.training)
 
     def query(self, sql: str, params: dict[str, Any] | None = None) -> pa.Table:
         return reading.query(self._state, sql, params)

@@ -1,0 +1,267 @@
+"""Leases and judgments in PostgreSQL: decided inside one transaction, whichever replica asks, acknowledged after COMMIT."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from storage.answers import check_answer, check_asked, judgment_of, same_answer
+from storage.errors import UserError
+from storage.ids import new_id
+from storage.leases import Lease
+from storage.postgres_connection import Transaction
+from storage.postgres_content import add_records
+from storage.postgres_places import Given, TaskPlaces, held_leases, issue, lease_of, lock_tasks, read_tasks, settle
+from storage.postgres_state import PostgresState, leased_pairs, training_book, training_of
+from storage.records import Judgment, JudgmentInput, LeasedPair, Prompt, Response, SubmitResult, SubmitStatus, Task
+from storage.tables import from_row, to_row
+from storage.training import training_status
+
+
+def lease_pairs(state: PostgresState, annotator_id: str, count: int, *, resume: bool) -> list[LeasedPair]:
+    def operation(transaction: Transaction) -> list[Given]:
+        who = {"id": annotator_id}  # one lease call of an annotator at a time, in whatever tab and replica
+        if transaction.one("SELECT 1 AS yes FROM annotators WHERE id = $id FOR NO KEY UPDATE", who) is None:
+            raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
+        now = state.clock()
+        status = training_of(state, transaction, annotator_id)
+        in_training = status is not None and not status.passed
+        given = _resumable(transaction, annotator_id, now, in_training=in_training)[:count] if resume else []
+        wanted = count - len(given)
+        if in_training:
+            return given + _training_leases(state, transaction, annotator_id, wanted, now)
+        return given + _new_leases(state, transaction, annotator_id, _within_budget(state, transaction, wanted, now), now)
+
+    return leased_pairs(state, state.server.run(operation))
+
+
+def renew(state: PostgresState, lease_ids: Sequence[str], annotator_id: str) -> list[str]:
+    def operation(transaction: Transaction) -> list[str]:
+        asked = {"ids": list(lease_ids), "annotator": annotator_id}
+        tasks = transaction.rows("SELECT task_id FROM leases WHERE id = ANY($ids) AND annotator_id = $annotator", asked)
+        lock_tasks(transaction, [row["task_id"] for row in tasks])
+        now = state.clock()
+        until = {"now": now, "until": now + timedelta(seconds=state.lease_seconds)}
+        renewed = {row["lease_id"] for row in transaction.rows(_RENEW, asked | until)}
+        mine = [lease_id for lease_id in dict.fromkeys(lease_ids) if lease_id in renewed]
+        if mine:
+            transaction.execute(_RENEW_QUEUE, {"ids": mine})
+            seqs = transaction.take("renewals", len(mine))
+            rows = [[lease_id, now, until["until"], seq] for lease_id, seq in zip(mine, seqs, strict=True)]
+            transaction.insert("renewals", rows, names=["lease_id", "renewed_at", "expires_at", "seq"])
+        return mine
+
+    return state.server.run(operation)
+
+
+def submit(state: PostgresState, answer: JudgmentInput, *, annotator_id: str) -> SubmitResult:
+    check_answer(answer)
+
+    def operation(transaction: Transaction) -> SubmitResult:
+        found = held(transaction, answer.lease_id)
+        if found is None:
+            return _submit_again(state, transaction, answer, annotator_id)
+        lease, task = found
+        if lease.annotator_id != annotator_id:
+            return SubmitResult(status="unknown")
+        return _result(state, transaction, "stored", store_answer(state, transaction, lease, task, answer), task)
+
+    return state.server.run(operation)
+
+
+def add_live_pair(
+    state: PostgresState, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str
+) -> LeasedPair | None:
+    """All of it and the author's lease in one transaction; the same lease again for a retry, None once it is answered."""
+
+    def operation(transaction: Transaction) -> list[Given]:
+        if transaction.one("SELECT 1 AS yes FROM annotators WHERE id = $id", {"id": annotator_id}) is None:
+            raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
+        add_records(transaction, [[prompt], responses, [task]])
+        lock_tasks(transaction, [task.id])
+        now = state.clock()
+        places = read_tasks(transaction, [task.id], annotator_id)[task.id]
+        if places.num_made:
+            return []
+        lease_id = places.places[0].lease_id if places.places else None
+        if lease_id is not None:
+            row = transaction.one("SELECT * FROM leases WHERE id = $id", {"id": lease_id}) or {}
+            return [(lease_of(row), places)]
+        shown = (task.response_1_id, task.response_2_id)  # two samples of one policy: their order is as good as drawn
+        lease = _lease(state, places, 0, annotator_id, now, shown=shown)
+        issue(transaction, [lease])
+        return [(lease, places)]
+
+    return next(iter(leased_pairs(state, state.server.run(operation))), None)
+
+
+def held(transaction: Transaction, lease_id: str) -> tuple[Lease, TaskPlaces] | None:
+    """The lease and its task, locked, if the lease still holds its place, expired or not."""
+    row = transaction.one(_LEASE, {"id": lease_id})
+    if row is None:
+        return None
+    task = read_tasks(transaction, [row["task_id"]], row["annotator_id"])[row["task_id"]]
+    place = next((p for p in task.places if p.lease_id == lease_id and not p.filled), None)
+    return None if place is None else (lease_of(row), task)
+
+
+def store_answer(
+    state: PostgresState, transaction: Transaction, lease: Lease, task: TaskPlaces, answer: JudgmentInput
+) -> Judgment:
+    check_asked(state.follower.campaign(), answer, num_shown=len(lease.shown_ids))
+    settle(transaction, lease, skipped=answer.verdict == "skip")
+    (seq,) = transaction.take("judgments")  # last: from here on others who judge wait for COMMIT
+    judgment = judgment_of(lease, answer, prompt_id=task.prompt_id, seq=seq, now=state.clock())
+    transaction.insert("judgments", [to_row(judgment, revision=task.num_made)])
+    return judgment
+
+
+def find_judgment(transaction: Transaction, judgment_id: str) -> Judgment | None:
+    row = transaction.one("SELECT * FROM judgments WHERE id = $id", {"id": judgment_id})
+    return None if row is None else from_row(Judgment, row)
+
+
+def budget_spent(state: PostgresState, transaction: Transaction, now: datetime) -> bool:
+    """Whether labels made and pairs handed out reach the campaign's budget."""
+    budget = state.follower.campaign().budget_labels
+    return budget is not None and _num_taken(transaction, now) >= budget
+
+
+def _within_budget(state: PostgresState, transaction: Transaction, count: int, now: datetime) -> int:
+    """How many of ``count`` new pairs the budget allows. With a budget, replicas hand out one after the other."""
+    budget = state.follower.campaign().budget_labels
+    if budget is None or count <= 0:
+        return count
+    transaction.execute("SELECT pg_advisory_xact_lock(hashtext('nashloop budget'))")
+    return max(0, min(count, budget - _num_taken(transaction, now)))
+
+
+def _num_taken(transaction: Transaction, now: datetime) -> int:
+    """Labels made here that stand, and leases of real pairs that may still be answered in time."""
+    counted = "SELECT count(*) AS n FROM slots WHERE lease_id IS NOT NULL AND NOT gold AND free_at > $now"
+    return transaction.rows(counted, {"now": now})[0]["n"]
+
+
+def _resumable(transaction: Transaction, annotator_id: str, now: datetime, *, in_training: bool) -> list[Given]:
+    """Held leases that are still worth an answer, as in leases.py."""
+    leases = [
+        lease
+        for lease, closed, purpose in held_leases(transaction, annotator_id, now)
+        if lease.supersedes or (not closed and (purpose == "gold") == in_training)
+    ]
+    tasks = read_tasks(transaction, [lease.task_id for lease in leases], annotator_id)
+    return [(lease, tasks[lease.task_id]) for lease in leases]
+
+
+def _new_leases(state: PostgresState, transaction: Transaction, annotator_id: str, count: int, now: datetime) -> list[Given]:
+    """Pairs in order of priority. Tasks that another transaction is changing are passed over, unless nothing else is left."""
+    given: list[Given] = []
+    passed_over: list[str] = []
+    waits = False
+    while len(given) < count:
+        asked = {"annotator": annotator_id, "now": now, "count": 1 if waits else count - len(given), "passed": passed_over}
+        found = transaction.rows(_PICK + ("" if waits else " SKIP LOCKED"), asked)
+        if not found and (waits or given):
+            break
+        waits = not found
+        task_ids = [row["task_id"] for row in found]
+        tasks = read_tasks(transaction, task_ids, annotator_id) if found else {}
+        leases = []
+        for task in tasks.values():  # as they are now that they are locked
+            slot = task.slot_for(annotator_id, now)
+            if slot is not None:
+                leases.append(_lease(state, task, slot, annotator_id, now))
+        issue(transaction, leases)
+        passed_over += task_ids
+        given += [(lease, tasks[lease.task_id]) for lease in leases]
+    return given
+
+
+def _training_leases(state: PostgresState, transaction: Transaction, annotator_id: str, count: int, now: datetime) -> list[Given]:
+    """Training pairs until they are passed, never more than their round still needs; those answered least often first."""
+    book, num_open = training_book(state, transaction, annotator_id)
+    campaign = state.follower.campaign()
+    total = min(campaign.num_training, num_open)
+    status = training_status(book.outcomes(annotator_id), total, campaign.pass_mark or 0)
+    busy = {lease.task_id for lease, _, purpose in held_leases(transaction, annotator_id, now) if purpose == "gold"}
+    needed = min(count, total - (0 if status.passed is False else status.done) - len(busy))
+    known = {"known": [task_id for task_id in book.answers if task_id not in busy], "annotator": annotator_id}
+    chosen = [row["task_id"] for row in transaction.rows(_TRAINING, known)][: max(needed, 0)]
+    lock_tasks(transaction, chosen)
+    given: list[Given] = []
+    for task in read_tasks(transaction, chosen, annotator_id).values():
+        lease = _lease(state, task, task.training_slot(annotator_id), annotator_id, now)
+        issue(transaction, [lease])
+        given.append((lease, task))
+    return given
+
+
+def _order_shown(state: PostgresState, task: TaskPlaces) -> list[str]:
+    shown = task.shown_ids
+    if len(shown) > 2:
+        state.rng.shuffle(shown)
+    elif state.rng.random() < 0.5:
+        shown.reverse()
+    return shown
+
+
+def _lease(
+    state: PostgresState, task: TaskPlaces, slot: int, annotator_id: str, now: datetime, *, shown: Sequence[str] = ()
+) -> Lease:
+    shown = shown or _order_shown(state, task)
+    return Lease(
+        id=new_id(),
+        task_id=task.id,
+        annotator_id=annotator_id,
+        slot=slot,
+        response_a_id=shown[0],
+        response_b_id=shown[1],
+        more_response_ids=tuple(shown[2:]),
+        issued_at=now,
+        expires_at=now + timedelta(seconds=state.lease_seconds),
+    )
+
+
+def _result(
+    state: PostgresState, transaction: Transaction, status: SubmitStatus, judgment: Judgment, task: TaskPlaces
+) -> SubmitResult:
+    """With what is told about a training pair."""
+    if task.purpose != "gold" or status == "conflict":
+        return SubmitResult(status=status, judgment=judgment)
+    book, _ = training_book(state, transaction, judgment.annotator_id)
+    feedback = book.feedback(judgment, task.response_1_id)
+    training = training_of(state, transaction, judgment.annotator_id)
+    return SubmitResult(status=status, judgment=judgment, feedback=feedback, training=training)
+
+
+def _submit_again(state: PostgresState, transaction: Transaction, answer: JudgmentInput, annotator_id: str) -> SubmitResult:
+    """The lease is not held: it was answered before, lost its place, or never was."""
+    judgment = find_judgment(transaction, answer.lease_id)
+    if judgment is not None and judgment.annotator_id == annotator_id:
+        task = read_tasks(transaction, [judgment.task_id], annotator_id)[judgment.task_id]
+        return _result(state, transaction, "duplicate" if same_answer(judgment, answer) else "conflict", judgment, task)
+    owned = "SELECT 1 AS yes FROM leases WHERE id = $id AND annotator_id = $annotator"
+    known = transaction.rows(owned, {"id": answer.lease_id, "annotator": annotator_id})
+    return SubmitResult(status="expired" if known else "unknown")
+
+
+_LEASE = "SELECT l.* FROM leases l JOIN queue q ON q.task_id = l.task_id WHERE l.id = $id FOR UPDATE OF q"
+_PICK = """
+    SELECT q.task_id FROM queue q
+    WHERE q.free_at <= $now AND q.free_at < 'infinity' AND NOT q.closed AND NOT q.task_id = ANY($passed)
+      AND NOT EXISTS (SELECT FROM answered a WHERE a.task_id = q.task_id AND a.annotator_id = $annotator AND a.standing)
+      AND NOT EXISTS (SELECT FROM slots s WHERE s.task_id = q.task_id AND s.annotator_id = $annotator
+                      AND s.free_at > $now AND s.free_at < 'infinity')
+      AND (NOT q.reserved OR EXISTS (SELECT FROM slots s WHERE s.task_id = q.task_id AND s.annotator_id = $annotator))
+    ORDER BY q.priority DESC, q.seq LIMIT $count FOR UPDATE OF q"""
+_TRAINING = """
+    SELECT q.task_id FROM queue q LEFT JOIN answered a ON a.task_id = q.task_id AND a.annotator_id = $annotator
+    WHERE q.purpose = 'gold' AND NOT q.closed AND q.task_id = ANY($known)
+    ORDER BY coalesce(a.num_made, 0), q.seq
+"""
+_RENEW = """
+    UPDATE slots SET free_at = $until WHERE lease_id = ANY($ids) AND annotator_id = $annotator AND isfinite(free_at)
+    RETURNING lease_id
+"""
+_RENEW_QUEUE = """
+    UPDATE queue SET free_at = (SELECT min(free_at) FROM slots WHERE slots.task_id = queue.task_id)
+    WHERE purpose <> 'gold' AND task_id IN (SELECT task_id FROM slots WHERE lease_id = ANY($ids))
+"""
