@@ -9,7 +9,20 @@ from typing import NoReturn
 
 import typer
 
-from annotate_app.commands import bench, campaign, learner, people, prompts, report, rounds, simulate, transfer, up, upkeep
+from annotate_app.commands import (
+    accounts,
+    bench,
+    campaign,
+    learner,
+    people,
+    prompts,
+    report,
+    rounds,
+    simulate,
+    transfer,
+    up,
+    upkeep,
+)
 from storage.errors import UserError
 
 app = typer.Typer(
@@ -34,6 +47,8 @@ app.add_typer(report.group, name="report")
 app.add_typer(bench.group, name="bench")
 app.add_typer(people.users, name="users")
 app.add_typer(people.tokens, name="tokens")
+people.users.command("sign-out")(accounts.sign_out)
+report.group.command("audit")(accounts.audit)
 app.command("backup")(upkeep.backup)
 app.command("doctor")(upkeep.doctor)
 

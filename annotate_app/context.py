@@ -1,6 +1,6 @@
 """What every part of the app is given: the store, the round service and the few facts about this installation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from annotate_app.live import LiveService
@@ -19,4 +19,4 @@ class AppContext:
     session_secret: str
     live: LiveService | None = None  # None: live prompts are switched off
     campaign: str = "Nashloop"  # title shown to annotators
-    security: SecuritySettings = SecuritySettings()  # pyright: ignore[reportCallIssue]
+    security: SecuritySettings = field(default_factory=SecuritySettings)

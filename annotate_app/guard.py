@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotate_app.api.errors import error_response
+from annotate_app.audit import is_privileged, recording
 from annotate_app.auth import PRINCIPAL, Principal, authenticate
 from annotate_app.csrf import carries_token
 from annotate_app.pages.small import forbidden_page
@@ -67,6 +68,8 @@ class Guard:
             if refused is not None:
                 await refused(scope, receive, send)
                 return
+            if who is not None and is_privileged(request):
+                send = recording(send, self.store, who, request)
         await self.app(scope, receive, send)
 
     def _too_many(self, who: Principal | None) -> Response | None:

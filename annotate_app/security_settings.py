@@ -12,11 +12,13 @@ class OidcSettings(_Settings):
 
     issuer: str = Field(description="where /.well-known/openid-configuration is, such as https://huggingface.co")
     client_id: str
-    client_secret_env: str = Field("NASHLOOP_OIDC_SECRET", description="environment variable that holds the client's secret")
-    label: str = Field("single sign-on", max_length=60, description="what the button on the sign-in page calls it")
+    client_secret_env: str = Field(
+        default="NASHLOOP_OIDC_SECRET", description="environment variable that holds the client's secret"
+    )
+    label: str = Field(default="single sign-on", max_length=60, description="what the button on the sign-in page calls it")
     scope: str = "openid profile email"
-    new_people: bool = Field(False, description="whether somebody nobody has added may sign in, as an annotator")
-    email_domains: tuple[str, ...] = Field((), description="of new people: only those whose verified address ends so")
+    new_people: bool = Field(default=False, description="whether somebody nobody has added may sign in, as an annotator")
+    email_domains: tuple[str, ...] = Field(default=(), description="of new people: only those whose verified address ends so")
 
     @field_validator("issuer")
     @classmethod
@@ -30,10 +32,12 @@ class OidcSettings(_Settings):
 class SecuritySettings(_Settings):
     """The defaults are for an app on this machine or behind a TLS proxy."""
 
-    public_url: str | None = Field(None, pattern=r"^https?://[^/]+$", description="address people open, behind a proxy")
-    session_days: float = Field(30, gt=0, le=365, description="days after which one signs in again")
-    sign_in_failures: int = Field(5, ge=1, description="wrong passwords in a row before a name is locked")
-    lock_minutes: float = Field(15, gt=0, description="how long a name is locked")
-    upload_mb: float = Field(200, gt=0, description="largest file that is taken, in megabytes")
-    keep_personal_days: float | None = Field(None, gt=0, description="days after which notes and sign-in records are removed")
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/]+$", description="address people open, behind a proxy")
+    session_days: float = Field(default=30, gt=0, le=365, description="days after which one signs in again")
+    sign_in_failures: int = Field(default=5, ge=1, description="wrong passwords in a row before a name is locked")
+    lock_minutes: float = Field(default=15, gt=0, description="how long a name is locked")
+    upload_mb: float = Field(default=200, gt=0, description="largest file that is taken, in megabytes")
+    keep_personal_days: float | None = Field(
+        default=None, gt=0, description="days after which notes and sign-in records are removed"
+    )
     oidc: OidcSettings | None = None

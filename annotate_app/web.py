@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 
 from annotate_app import csrf, metrics
+from annotate_app.api import account as account_api
 from annotate_app.api import browse, campaign, history, labelling, live, messages, reports, research
 from annotate_app.api.errors import add_error_handlers, error_response
 from annotate_app.auth import PRINCIPAL
@@ -45,7 +46,9 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
     for routes in (labelling, live, history, messages, campaign, research, reports):
         app.include_router(routes.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(browse.build_api(context), prefix="/api/v1", dependencies=bearer)
+    app.include_router(account_api.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(browse.build_pages(context))
+    app.include_router(account_api.build_pages(context))
     app.add_api_route("/api/{path:path}", _no_such_route, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
     app.include_router(sign_in.build_router(context))
     app.include_router(account.build_router(context))

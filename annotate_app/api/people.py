@@ -1,7 +1,7 @@
 """Who may sign in and which programs may call, over HTTP: users, invitations and tokens. Admin scope."""
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException
@@ -41,6 +41,7 @@ class TokenBody(Body):
     name: str = Field(min_length=1, max_length=80)
     scope: Scope = "label"
     annotator: str | None = Field(None, description="handle of whose judgments are made with it")
+    days: float | None = Field(None, gt=0, le=3650, description="how long it works; always, if not given")
 
 
 def build_people_router(context: AppContext) -> APIRouter:
@@ -53,7 +54,7 @@ def build_people_router(context: AppContext) -> APIRouter:
         return {"users": [user_json(user) for user in store.list_users()]}
 
     @router.post("/users", status_code=201)
-    def add_user(body: UserBody) -> dict[str, Any]:
+    def add_user(body: UserBody, actor: Actor) -> dict[str, Any]:
         """Add a person; the judgments they make are theirs from the first."""
         if any(user.name == body.name and not user.disabled for user in store.list_users()):
             raise UserError(f"There is a user {body.name!r} already. Choose another name, or invite them again.")
@@ -64,15 +65,16 @@ def build_people_router(context: AppContext) -> APIRouter:
             store.add_annotator(annotator)
         user = User(id=new_id(), name=body.name, role=body.role, annotator_id=annotator.id, created_at=now)
         store.add_user(user)
+        store.append_event(actor=actor.actor, kind="user.added", subject=user.id, data={"role": user.role})
         return user_json(user)
 
     @router.post("/users/{user_id}/invite", status_code=201)
-    def invite(user_id: str) -> dict[str, Any]:
+    def invite(user_id: str, actor: Actor) -> dict[str, Any]:
         """A one-time sign-in link (path on this host)."""
         user = find_user(context, user_id)
         if user.disabled:
             raise UserError(f"{user.name} was disabled. Add a new user instead.")
-        return {"link": issue_signin_link(store, user)}
+        return {"link": issue_signin_link(store, user, actor=actor.actor)}
 
     @router.post("/users/{user_id}/disable")
     def disable(user_id: str, actor: Actor) -> dict[str, Any]:
@@ -88,9 +90,17 @@ def build_people_router(context: AppContext) -> APIRouter:
         return {"tokens": [token_json(token) for token in store.list_tokens()]}
 
     @router.post("/tokens", status_code=201)
-    def add_token(body: TokenBody) -> dict[str, Any]:
+    def add_token(body: TokenBody, actor: Actor) -> dict[str, Any]:
         """A bearer token; its secret is in this answer only."""
-        token, secret = issue_token(store, name=body.name, scope=body.scope, annotator_handle=body.annotator)
+        expires_at = None if body.days is None else datetime.now(UTC) + timedelta(days=body.days)
+        token, secret = issue_token(
+            store,
+            name=body.name,
+            scope=body.scope,
+            annotator_handle=body.annotator,
+            expires_at=expires_at,
+            actor=actor.actor,
+        )
         return {**token_json(token), "token": secret}
 
     @router.delete("/tokens/{token_id}")

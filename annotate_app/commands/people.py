@@ -36,7 +36,7 @@ def invite(name: NameArgument, data: DataOption = DATA_DIR, as_json: JsonOption 
     from annotate_app.client import connect
 
     with connect(data) as client:
-        user = _find(client, name)
+        user = find_person(client, name)
         link = _link(client, user["id"], data)
     report({**user, "link": link}, f"One-time sign-in link for {user['name']}:\n  {link}", as_json=as_json)
 
@@ -58,7 +58,7 @@ def disable(name: NameArgument, data: DataOption = DATA_DIR, as_json: JsonOption
     from annotate_app.client import connect
 
     with connect(data) as client:
-        user = _find(client, name)
+        user = find_person(client, name)
         answer = client.post(f"/users/{user['id']}/disable")
     report(answer or user, f"{name} can no longer sign in.", as_json=as_json)
 
@@ -68,13 +68,18 @@ def create_token(
     name: Annotated[str, typer.Argument(help="What the token is for.")],
     scope: Annotated[str, typer.Option("--scope", help="label, research (includes label) or admin (includes all).")] = "label",
     annotator: Annotated[str | None, typer.Option("--annotator", help="Whose judgments are made with it.")] = None,
+    days: Annotated[float | None, typer.Option("--days", help="How many days it works; always, if not given.")] = None,
     data: DataOption = DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Create a bearer token; it is shown this once, only its hash is kept."""
     from annotate_app.client import connect
 
-    body = {"name": name, "scope": scope} | ({} if annotator is None else {"annotator": annotator})
+    body = (
+        {"name": name, "scope": scope}
+        | ({} if annotator is None else {"annotator": annotator})
+        | ({} if days is None else {"days": days})
+    )
     with connect(data, create=True) as client:
         answer = client.post("/tokens", body)
     report(answer, answer["token"], as_json=as_json)
@@ -109,7 +114,8 @@ def revoke(
     report(answer or {"revoked": matching[0]["id"]}, f"Revoked {matching[0]['name']}.", as_json=as_json)
 
 
-def _find(client: Any, name: str) -> dict[str, Any]:
+def find_person(client: Any, name: str) -> dict[str, Any]:
+    """The user of this name or id; UserError naming who there is."""
     found = rows_of(client.get("/users"), "users")
     for user in found:
         if name in (user["name"], user["id"]):

@@ -21,7 +21,8 @@ TICK_SECONDS = 3
 # Overview, running job and reports are islands: empty columns that these scripts fill (static/island.js).
 HEAD = "".join(f'<script type="module" src="/ui/{name}.js"></script>' for name in ("overview", "report", "tables"))
 LINKS = " ".join(
-    f"[{name}]({href})" for href, name in (("/", "Label pairs"), *PLACES[1:], ("/docs", "API"), ("/sign-out", "Sign out"))
+    f"[{name}]({href})"
+    for href, name in (("/", "Label pairs"), *PLACES[1:], ("/docs", "API"), ("/account", "Account"), ("/sign-out", "Sign out"))
 )
 CSS_FILE = Path(__file__).parent.parent / "static" / "console.css"
 

@@ -40,6 +40,7 @@ def build_data(context: AppContext, problem: gr.Markdown) -> None:
     def import_(request: gr.Request, what: str, lenient: bool, path: str | None) -> str:
         if not path:
             raise UserError("No file is chosen. Drop a JSONL, CSV or Parquet file first.")
+        context.store.append_event(actor=actor(request), kind="data.imported", subject=Path(path).name, data={"what": what})
         return text.imported_text(what, import_file(context.store, what, Path(path), skip_bad=lenient))
 
     for choice in (format_, container):
@@ -54,7 +55,7 @@ def _export_link(name: str, container: str) -> str:
 def build_people(context: AppContext, problem: gr.Markdown) -> Part:
     """Everybody who may sign in; make links, shut people out."""
     listed = gr.Markdown(elem_id="people", elem_classes="sheet")
-    gr.Markdown("## Invite\n\nA link signs in once and lasts a week. Make another at any time.")
+    gr.Markdown("## Invite\n\nA link signs in once and lasts a week. Make another at any time. [Who did what](/console/audit)")
     with gr.Row(equal_height=True, elem_classes="fields"):
         name = gr.Textbox(label="Name", max_length=80, elem_id="invite-name")
         role = gr.Radio(["annotator", "researcher", "admin"], value="annotator", label="Role")
@@ -74,7 +75,7 @@ def build_people(context: AppContext, problem: gr.Markdown) -> Part:
         check_admin(request)
         user = user_named(context, called.strip(), as_role)
         url = request.request.url  # pyright: ignore[reportOptionalMemberAccess]
-        return f"{url.scheme}://{url.netloc}" + issue_signin_link(context.store, user)
+        return f"{url.scheme}://{url.netloc}" + issue_signin_link(context.store, user, actor=actor(request))
 
     def run_disable(request: gr.Request, user_id: str | None) -> None:
         check_admin(request)

@@ -90,6 +90,8 @@ def test_an_invited_person_can_sign_in_until_disabled(console, open_page, chromi
     page.get_by_role("option", name="Grace").click()
     page.locator("#disable").click()
     expect(page.locator("#people")).to_contain_text("disabled", timeout=15_000)
+    acts = {event.kind for event in context.store.list_events() if event.actor == "root"}
+    assert {"user.invited", "user.disabled"} <= acts
     theirs.goto(open_page.url + "/")
     assert theirs.url.endswith("/sign-in")
     theirs.close()
