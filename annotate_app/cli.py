@@ -13,6 +13,7 @@ from annotate_app.commands import (
     accounts,
     bench,
     campaign,
+    doctor,
     learner,
     people,
     prompts,
@@ -50,7 +51,8 @@ app.add_typer(people.tokens, name="tokens")
 people.users.command("sign-out")(accounts.sign_out)
 report.group.command("audit")(accounts.audit)
 app.command("backup")(upkeep.backup)
-app.command("doctor")(upkeep.doctor)
+app.command("restore")(upkeep.restore)
+app.command("doctor")(doctor.doctor)
 
 
 def main() -> NoReturn:

@@ -87,9 +87,23 @@ class Database:
 
     def _release(self) -> None:
         if self._owner:
-            self._owner.truncate(0)
-            self._owner.close()
+            _give_up(self._owner)
             self._owner = None
+
+
+@contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """No other process opens the database meanwhile; UserError naming the one that has it open."""
+    owner = _become_owner(path)
+    try:
+        yield
+    finally:
+        _give_up(owner)
+
+
+def _give_up(owner: TextIO) -> None:
+    owner.truncate(0)
+    owner.close()
 
 
 def fetch_table(connection: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> pa.Table:
@@ -197,8 +211,10 @@ def _why_not_opened(path: Path, error: str) -> str:
     if holder:
         return f"{path} is open in another program (PID {holder[1]}). Close it there, then try again."
     if "WAL" in error:
-        return f"{path}: its write-ahead log is damaged ({error.splitlines()[0]}). Keep copies of both files; restore a backup."
-    return f"{path} cannot be opened as a database: {error.splitlines()[0]}. Check the file, or name another --data directory."
+        remedy = f"`nashloop doctor --repair --data {path.parent}` repairs a copy and keeps these files"
+        return f"{path}: its write-ahead log is damaged ({error.splitlines()[0]}). {remedy}."
+    remedy = f"`nashloop doctor --data {path.parent}` says what can be done; or name another --data directory"
+    return f"{path} cannot be opened as a database: {error.splitlines()[0]}. {remedy}."
 
 
 def _become_owner(path: Path) -> TextIO:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 20_000
 # table -> (column, table in which its values must be): rows that refer to what is lost are not put back
-_REFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
+REFERENCES: dict[str, tuple[tuple[str, str], ...]] = {
     "responses": (("prompt_id", "prompts"),),
     "tasks": (("prompt_id", "prompts"), ("response_1_id", "responses"), ("response_2_id", "responses")),
     "leases": (("task_id", "tasks"), ("annotator_id", "annotators")),
@@ -39,16 +39,25 @@ class Recovery:
     def sentence(self) -> str:
         parts = []
         if self.put_back:
-            parts.append(f"The database lacked {_counted(self.put_back)}; they were put back from the journal.")
+            parts.append(f"The database lacked {counted(self.put_back)}; they were put back from the journal.")
         if self.left:
-            parts.append(f"{_counted(self.left)} of the journal refer to records that are lost.")
+            parts.append(f"{counted(self.left)} of the journal refer to records that are lost.")
         if self.begun_anew:
-            parts.append(f"{self.begun_anew} A new journal was begun; the one before is {self.kept}.")
+            parts.append(
+                f"{self.begun_anew} A new journal was begun" + (f"; the one before is {self.kept}." if self.kept else ".")
+            )
         return " ".join(parts)
 
 
-def _counted(totals: Totals) -> str:
-    return ", ".join(f"{count} {table}" for table, count in totals.items())
+def counted(totals: Totals) -> str:
+    """Such as ``2 leases, 1 judgment``."""
+    return ", ".join(f"{count} {_singular(table) if count == 1 else table}" for table, count in totals.items())
+
+
+def _singular(table: str) -> str:
+    if table not in TABLES:
+        return table
+    return table[:-3] + "y" if table.endswith("ies") else table[:-1]
 
 
 def open_journal(database: Database) -> tuple[Journal, Recovery | None]:
@@ -110,7 +119,7 @@ def _put_back(connection: duckdb.DuckDBPyConnection, commits: Iterable[Commit], 
     recovery.left = {}
     connection.begin()
     try:
-        for rows in _in_chunks(commits):
+        for rows in in_chunks(commits):
             for table, missing in missing_rows(connection, rows).items():
                 found = _with_references(connection, table, missing)
                 _insert(connection, table, found)
@@ -127,7 +136,7 @@ def _add(totals: Totals, table: str, count: int) -> None:
         totals[table] = totals.get(table, 0) + count
 
 
-def _in_chunks(commits: Iterable[Commit]) -> Iterator[list[Row]]:
+def in_chunks(commits: Iterable[Commit]) -> Iterator[list[Row]]:
     chunk: list[Row] = []
     for commit in commits:
         chunk += commit.rows
@@ -139,7 +148,7 @@ def _in_chunks(commits: Iterable[Commit]) -> Iterator[list[Row]]:
 
 
 def _with_references(connection: duckdb.DuckDBPyConnection, table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for column, referred in _REFERENCES.get(table, ()):
+    for column, referred in REFERENCES.get(table, ()):
         known = _known(connection, referred, "id", list({row[column] for row in rows}))
         rows = [row for row in rows if row[column] in known]
     return rows

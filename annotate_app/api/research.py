@@ -23,6 +23,7 @@ from annotate_app.auth import Principal, require
 from annotate_app.context import AppContext
 from annotate_app.launcher import JobRunning
 from storage.contract.settings import build_settings
+from storage.doctor import check_contents
 from storage.exports import EXPORT_FORMATS, write_export
 from storage.imports import import_file
 from storage.records import Policy, Round
@@ -199,6 +200,12 @@ def _data(context: AppContext) -> APIRouter:
         path = context.data_dir.resolve() / "backups" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.duckdb"
         store.backup(path)
         return {"path": str(path), "bytes": path.stat().st_size}
+
+    @router.get("/checks")
+    def checks() -> dict[str, Any]:
+        """Whether every row can be read, refers to what is there, and is in the journal; takes seconds on a large database."""
+        path = Path(store.health()["path"])
+        return {"checks": [asdict(check) for check in check_contents(store.query, path if path.is_file() else None)]}
 
     @router.post("/imports/{what}")
     async def import_(

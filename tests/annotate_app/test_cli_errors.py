@@ -168,7 +168,7 @@ def test_the_command_line_loads_nothing_heavy_before_it_knows_the_command():
 
 COMMANDS = """up, simulate, import prompts, import judgments, export, round start, round watch, round list,
 round show, round cancel, round resume, round promote, round rollback, users add, users invite, users list, users disable,
-tokens create, tokens list, tokens revoke, backup, doctor, rules"""
+tokens create, tokens list, tokens revoke, backup, restore, doctor, rules"""
 
 
 @pytest.mark.parametrize("command", [name.strip() for name in COMMANDS.split(",")])

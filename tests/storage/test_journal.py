@@ -149,7 +149,7 @@ def test_rows_about_lost_records_are_left_and_told(tmp_path):
     assert store.count_judgments() == 0
     [said] = store.list_events(kind_prefix="journal.compared")
     assert said.data["left"] == {"leases": 1, "judgments": 1}
-    assert "1 leases, 1 judgments of the journal refer to records that are lost" in said.data["message"]
+    assert "1 lease, 1 judgment of the journal refer to records that are lost" in said.data["message"]
     assert len(list(tmp_path.glob("db.journal.*"))) == 1  # kept
     store.close()
 
