@@ -147,10 +147,29 @@ def _is_behind(connection: duckdb.DuckDBPyConnection, migrations: Path) -> bool:
 
 
 def _keep_copy(path: Path) -> None:
-    """The closed database as it is before its schema changes, under ``backups/``."""
+    """The closed database as it is before its schema changes, under ``backups/``; opened and counted before it counts."""
     folder = path.parent / "backups"
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(path, folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-before-migration.duckdb")
+    copy = folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-before-migration.duckdb"
+    try:
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(path, copy)
+        with copy.open("rb") as file:
+            os.fsync(file.fileno())
+        whole = not path.with_name(path.name + ".wal").exists() and _count_rows(copy) == _count_rows(path)
+    except OSError as error:
+        raise UserError(
+            f"{copy} could not be written ({error.strerror}), so {path} was not migrated. Correct that first."
+        ) from error
+    if not whole:
+        copy.unlink()
+        raise UserError(f"{path} could not be copied whole, so it was not migrated. Free some space and try again.")
+
+
+def _count_rows(path: Path) -> dict[str, int]:
+    with duckdb.connect(str(path), read_only=True, config=CONFIG) as connection:
+        tables = [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+        counts = " UNION ALL ".join(f"SELECT '{name}', count(*) FROM {name}" for name in tables)
+        return dict(connection.execute(counts).fetchall())
 
 
 def _numbered(migrations: Path) -> dict[int, Path]:

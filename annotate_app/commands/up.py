@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from annotate_app.commands.options import DATA_DIR, DataOption, DeviceOption, ModelOption, note
+from annotate_app.commands.options import DATA_DIR, DatabaseOption, DataOption, DeviceOption, ModelOption, note
 from storage.errors import UserError
 
 RESEARCHER = "researcher"
@@ -19,18 +19,25 @@ def up(
     port: Annotated[int, typer.Option("--port", help="Port to listen on.", min=1, max=65535)] = 7860,
     model: ModelOption = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="File of prompts to import (JSONL, CSV, Parquet).")] = None,
+    database: DatabaseOption = None,
     device: DeviceOption = "auto",
     policy_server: Annotated[
         str, typer.Option("--policy-server", help="Live prompts: auto starts a server, URL uses one, off leaves them out.")
     ] = "off",
+    backup_every: Annotated[
+        float, typer.Option("--backup-every", min=0, help="Hours between backups that the app makes by itself; 0 for none.")
+    ] = 24,
+    keep_backups: Annotated[int, typer.Option("--keep-backups", min=1, help="How many of these backups to keep.")] = 7,
 ) -> None:
     """Start the labelling app and the researchers' console on this machine."""
     check_device(device)
     check_policy_server(policy_server)
+    from annotate_app.databases import database_url
     from annotate_app.server import address, announced, find_running, listen, serve, stop_cleanly_on_sigterm
 
+    database = database_url(data, database)
     running = find_running(data)
-    if running is not None:
+    if running is not None and database is None:  # a server has room for more of us
         raise UserError(
             f"Nashloop already runs on {data} at {running.url} (process {running.pid}, since {running.started_at}). "
             "Open that address, or stop it first, or name another --data."
@@ -43,17 +50,30 @@ def up(
 
         check_model(model)
         check_file(prompts)
-        context = stack.enter_context(open_context(data, create=True, model=model, device=device, prompts=prompts))
+        context = stack.enter_context(
+            open_context(data, create=True, database=database, model=model, device=device, prompts=prompts)
+        )
         context.rounds.ensure_started()
         context = stack.enter_context(with_live_prompts(context, policy_server, device))
         from annotate_app.web import build_app
 
         app, url = build_app(context), address(host, port)
         link = fresh_link(context)
+        if backup_every:
+            stack.enter_context(scheduled_backups(context, backup_every, keep_backups).running())
         token = stack.enter_context(admin_token(context.store))
         stack.enter_context(announced(data, url, token))
         serve(app, listener, on_ready=lambda: print(welcome(url, link, data), flush=True))
     note("Stopped. What was labelled is kept in " + str(data))
+
+
+def scheduled_backups(context: Any, hours: float, keep: int) -> Any:
+    """Backups under ``backups/`` while the app runs."""
+    from datetime import timedelta
+
+    from annotate_app.scheduled_backups import ScheduledBackups
+
+    return ScheduledBackups(context.store, context.data_dir / "backups", every=timedelta(hours=hours), keep=keep)
 
 
 def check_device(device: str) -> None:

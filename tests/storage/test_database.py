@@ -185,6 +185,18 @@ def test_a_database_of_the_first_version_is_migrated_with_all_its_rows_and_a_cop
     assert len(list((tmp_path / "backups").glob("*.duckdb"))) == 1
 
 
+def test_without_a_copy_nothing_is_migrated(tmp_path, migrations):
+    Database(tmp_path / "db", migrations=migrations).close()
+    (migrations / "0002_note.sql").write_text("CREATE TABLE note (text VARCHAR);")
+    (tmp_path / "backups").write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="File exists.*was not migrated"):
+        Database(tmp_path / "db", migrations=migrations)
+    (migrations / "0002_note.sql").unlink()
+    database = Database(tmp_path / "db", migrations=migrations)
+    assert database.schema_version == 1
+    database.close()
+
+
 def test_health_says_what_is_open(tmp_path):
     store = open_store(tmp_path / "db")
     assert store.health() == {"writer": True, "queue": 0, "schema": 4, "path": str(tmp_path / "db")}
@@ -214,7 +226,11 @@ def test_a_backup_is_a_database_of_its_own(tmp_path, where):
     judge(copy, "ann2")
     assert copy.count_judgments() == 3
     copy.close()
-    assert sorted(p.name for p in (tmp_path / "it's a copy").iterdir()) == ["one.duckdb", "one.duckdb.journal", "one.duckdb.owner"]
+    assert sorted(p.name for p in (tmp_path / "it's a copy").iterdir()) == [
+        "one.duckdb",
+        "one.duckdb.journal",
+        "one.duckdb.owner",
+    ]
 
 
 def test_a_backup_replaces_nothing(tmp_path):
