@@ -1,4 +1,4 @@
-"""How often the gate errs, by simulation: it looks after every vote. Beside it a test of a fixed sample, and that test peeked at."""
+"""How often the gate errs, by simulation, looking after every vote; beside it a fixed-sample test, and that test peeked at."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

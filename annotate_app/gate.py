@@ -58,14 +58,16 @@ class HumanGate:
         return self.wins + self.ties + self.losses
 
 
-def decide(report: RoundReport, *, mode: Literal["gate", "manual"] = "gate") -> GateDecision:
+def decide(report: RoundReport, *, mode: Literal["model", "human", "manual"] = "model") -> GateDecision:
     """Promote a policy whose 95 % interval of the win rate against its parent lies above one half.
 
-    ``mode`` manual holds every policy that kept its limits. A round that failed is rejected in both modes.
+    ``mode`` human or manual holds every policy that kept its limits. A round that failed is rejected in all modes.
     """
     if report.get("status") == "failed":
         reasons = " ".join(report.get("reasons", [])) or "The report gives no reason."
         return GateDecision(action="reject", sentence=f"Not promoted, a limit was left: {reasons}")
+    if mode == "human":
+        return GateDecision(action="hold", sentence="People decide, in blind comparisons with the serving policy.")
     win_rate = report.get("evaluation", {}).get("win_rate_vs_parent")
     if win_rate is None:
         return GateDecision(action="hold", sentence="Held: the report has no win rate against the parent policy.")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +21,13 @@ from typing import Any
 from annotate_app import launcher as jobs
 from annotate_app.bootstrap import ensure_base_policy, ensure_prompts, learner_dir
 from annotate_app.candidates import Registered, read_report, register_artifact
-from annotate_app.gate import decide
+from annotate_app.gate import HumanGate, decide
+from annotate_app.human_gate import Comparison
 from annotate_app.job_setup import (
     JobOptions,
     build_options,
     check_ready,
     new_round_settings,
-    options_of,
     settings_of,
     write_job,
 )
@@ -60,6 +61,7 @@ class RoundService:
         queue: QueueOptions | None = None,
         command: Sequence[str] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        lock: AbstractContextManager[object] | None = None,
     ) -> None:
         self._store, self._data_dir, self._clock = store, data_dir.resolve(), clock
         self._model, self._device = model, device
@@ -68,7 +70,7 @@ class RoundService:
         command = command or [python, "-m", "online_learner", "run"]
         self._launcher = Launcher(command, self._on_exit, env=learner_environment())
         self._progress = ProgressReader()
-        self._lock = threading.RLock()  # one change of jobs or policies at a time
+        self._lock = lock or threading.RLock()  # one change of jobs or policies at a time, on all replicas
         self._policies = PolicyService(store, self._data_dir, self._queue, clock, self._lock)
 
     # Jobs.
@@ -169,6 +171,15 @@ class RoundService:
         """Have ``admit`` called with each policy before it serves; its UserError refuses the promotion."""
         self._policies.admit = admit
 
+    def comparisons(self) -> list[tuple[Comparison, HumanGate, int]]:
+        """People's blind comparisons of policies, newest first: how the votes stand and how many pairs wait in the queue."""
+        found = self._policies.comparisons
+        return [(one, found.standing(one), found.num_open(one)) for one in reversed(found.all())]
+
+    def follow_votes(self) -> None:
+        """Carry out what people's votes decide: promote, reject, roll back."""
+        self._policies.follow_votes()
+
     def fill_queue(self) -> int:
         """Make the tasks that the serving policy lacks, as the campaign asks now; returns their number."""
         with self._lock:
@@ -229,6 +240,8 @@ class RoundService:
     def _on_exit(self, exit_: JobExit) -> None:
         round_ = self._round(_number_of(exit_.job_dir))
         with self._lock:
+            if self._round(round_.number).status not in ("running", "interrupted"):
+                return  # another replica watched it too, and was first
             if self._sealed(round_):
                 self._register(round_)
             elif exit_.cancelled:
@@ -253,7 +266,9 @@ class RoundService:
             tasks = self._policies.fill_queue() if round_.kind == "generate" else 0
             self._end(round_, "done", _what_came(round_.kind, registered.num_responses, tasks))
             return
-        decision = decide(registered.report, mode=options_of(round_).promote)
+        decision = decide(registered.report, mode=self._policies.gate_mode(round_))
+        if decision.action != "reject":
+            self._policies.compare(registered.policy)
         serving = self._policies.get(None)
         if decision.action == "promote" and serving.id not in (round_.parent_policy_id, registered.policy.id):
             self._end(round_, "done", f"Held: policy {serving.number} was put in service meanwhile. Promote it by hand.")

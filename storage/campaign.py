@@ -1,7 +1,7 @@
 """What the researcher asks of annotators: one record, kept whole in the event ``campaign.changed``; the last one counts."""
 
 from dataclasses import asdict, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
@@ -31,6 +31,11 @@ class Campaign:
     currency: str = Field(default="USD", min_length=1, max_length=8)
     budget_labels: int | None = Field(default=None, ge=0)  # no new pairs are handed out once so many are labelled
     responses_per_prompt: int = Field(default=2, ge=2, le=MAX_RESPONSES)  # above 2: all of them are ranked at once
+    gate: Literal["manual", "human", "model"] = "model"  # who lets a new policy serve: a researcher, votes, the preference model
+    gate_share: float = Field(default=0, ge=0, le=0.9)  # of the pairs handed out: blind ones of a new policy and the serving one
+    gate_threshold: float = Field(default=0.5, ge=0.3, le=0.9)  # win rate that the lower bound has to pass
+    gate_votes: int = Field(default=300, ge=20, le=10_000)  # most votes of one comparison
+    gate_trains: bool = False  # votes of the gate teach the preference model too
     round: dict[str, Any] = field(default_factory=dict)  # defaults of the round form, keys as in a round's settings
 
     @model_validator(mode="after")
@@ -41,6 +46,8 @@ class Campaign:
                 raise ValueError(f"{name} names {max(words, key=words.count)!r} twice")
         if self.pass_mark is not None and self.num_training == 0:
             raise ValueError("pass_mark needs num_training, the number of training pairs, above 0")
+        if self.gate == "human" and self.gate_share == 0:
+            raise ValueError("gate human needs gate_share, the share of pairs that compare policies, above 0; such as 0.2")
         return self
 
 

@@ -59,6 +59,7 @@ def export_job(
     if policy_id not in policies:
         raise UserError(f"there is no policy {policy_id}. The console lists those there are.")
     limits = {"splits": list(needs.splits), "max_prompts": max_prompts or 2**31, "with_imported": with_imported}
+    limits["with_gate"] = store.campaign().gate_trains
     judgments = _table(store, _JUDGMENTS, limits, JUDGMENTS) if needs.judged else JUDGMENTS.empty_table()
     if kind in ("round", "fit"):
         _check_enough(judgments, settings.preference.min_judgments)
@@ -157,7 +158,7 @@ _JUDGMENTS = """
     FROM judged_pairs j
     JOIN tasks ON tasks.id = j.task_id
     JOIN annotators ON annotators.id = j.annotator_id
-    WHERE $with_imported OR annotators.kind <> 'imported'
+    WHERE ($with_imported OR annotators.kind <> 'imported') AND ($with_gate OR tasks.purpose <> 'gate')
     ORDER BY j.seq, j.id
 """
 _PROMPTS = """
@@ -179,7 +180,8 @@ _RESPONSES = """
                UNION SELECT id FROM responses WHERE policy_id = $parent AND role = 'candidate'),
     edited AS (
         SELECT j.* FROM judged_pairs j JOIN annotators ON annotators.id = j.annotator_id
-        WHERE ($with_imported OR annotators.kind <> 'imported') AND trim(j.edited_text) <> '')
+        WHERE ($with_imported OR annotators.kind <> 'imported') AND trim(j.edited_text) <> ''
+          AND ($with_gate OR j.task_id NOT IN (SELECT id FROM tasks WHERE purpose = 'gate')))
     SELECT r.id AS response_id, r.prompt_id, r.policy_id,
            coalesce(array_to_string([m.content FOR m IN written.context], E'\\n\\n') || E'\\n\\n', '') || r.text AS text,
            r.token_ids, r.sum_logp, r.finish_reason, r.sampler, r.seed, r.role, 0 AS part, r.seq

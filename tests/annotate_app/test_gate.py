@@ -12,10 +12,10 @@ def report(mean: float, low: float, high: float, **more) -> Any:
 @pytest.mark.parametrize(
     ("interval", "mode", "action"),
     [
-        ((0.60, 0.51, 0.69), "gate", "promote"),
-        ((0.60, 0.50, 0.70), "gate", "hold"),  # one half itself is not better
-        ((0.55, 0.45, 0.65), "gate", "hold"),
-        ((0.40, 0.31, 0.49), "gate", "reject"),
+        ((0.60, 0.51, 0.69), "model", "promote"),
+        ((0.60, 0.50, 0.70), "model", "hold"),  # one half itself is not better
+        ((0.55, 0.45, 0.65), "model", "hold"),
+        ((0.40, 0.31, 0.49), "model", "reject"),
         ((0.60, 0.51, 0.69), "manual", "hold"),
         ((0.40, 0.31, 0.49), "manual", "reject"),
     ],
@@ -30,6 +30,11 @@ def test_a_left_limit_rejects_however_good_the_win_rate():
     decision = decide(report(0.9, 0.8, 1.0, status="failed", reasons=["KL to the parent is 9 nats."]))
     assert decision.action == "reject"
     assert "KL to the parent is 9 nats." in decision.sentence
+
+
+def test_people_decide_whatever_the_model_expects():
+    assert decide(report(0.4, 0.31, 0.49), mode="human").action == "hold"
+    assert decide(report(0.9, 0.8, 1.0, status="failed"), mode="human").action == "reject"
 
 
 def test_without_a_win_rate_a_researcher_decides():
