@@ -189,7 +189,7 @@ def test_without_a_copy_nothing_is_migrated(tmp_path, migrations):
     Database(tmp_path / "db", migrations=migrations).close()
     (migrations / "0002_note.sql").write_text("CREATE TABLE note (text VARCHAR);")
     (tmp_path / "backups").write_text("a file where the folder should be")
-    with pytest.raises(UserError, match="File exists.*was not migrated"):
+    with pytest.raises(UserError, match=r"File exists.*was not migrated"):
         Database(tmp_path / "db", migrations=migrations)
     (migrations / "0002_note.sql").unlink()
     database = Database(tmp_path / "db", migrations=migrations)
