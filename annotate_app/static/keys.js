@@ -19,6 +19,7 @@ const SHORTCUTS = [
   { group: "read", keys: ["arrowup"], show: [], act: ["scrollBoth", -90], repeats: true },
   { group: "read", keys: ["d"], show: ["D"], text: "key.differences", act: ["read", "differences"] },
   { group: "read", keys: ["r"], show: ["R"], text: "key.raw", act: ["read", "raw"] },
+  { group: "page", keys: ["p"], show: ["P"], text: "key.live", act: ["openLive"], needs: "live" },
   { group: "page", keys: ["g"], show: ["G"], text: "key.guidelines", act: ["toggleGuidelines"] },
   { group: "page", keys: ["h"], show: ["H"], text: "key.history", act: ["openHistory"] },
   { group: "page", keys: ["?"], show: ["?"], text: "key.help", act: ["openHelp"] },

@@ -4,6 +4,7 @@
 import { Extras } from "./extras.js";
 import { openHistory } from "./history.js";
 import { listen } from "./keys.js";
+import { Live } from "./live.js";
 import { ask, askEdit } from "./menus.js";
 import { Ranking } from "./ranking.js";
 import { Reading } from "./reading.js";
@@ -12,7 +13,7 @@ import { giveFeedback, introduce } from "./training.js";
 import { chooseLanguage, loadTexts, t } from "./texts.js";
 import { FLAG_REASONS, SCALE, SKIP_REASONS, describe, markup, paintAway, paintPair, paintProgress, paintTools } from "./view.js";
 
-const SHEETS = ["labelling.css", "reading.css", "extras.css", "history.css", "modes.css"];
+const SHEETS = ["labelling.css", "reading.css", "extras.css", "history.css", "modes.css", "live.css"];
 const AHEAD = 2; // pairs held besides the one shown
 const POLL_MS = 5_000;
 const RENEW_MS = 4 * 60_000;
@@ -24,7 +25,10 @@ const USUAL_STRENGTH = 2; // "clearly": what A or B says where strength is asked
 const WIDE = matchMedia("(min-width: 1180px)");
 
 const sheets = SHEETS.map((name) => fetch(new URL(`./${name}`, import.meta.url)).then((response) => response.text()));
-const asked = call("GET", "/campaign").then(({ answer }) => answer, () => null); // signed out, or not reached: open() tells
+const asked = Promise.all(["/campaign", "/live"].map((path) => call("GET", path))).then(
+  ([campaign, live]) => ({ ...campaign.answer, live: live.answer.on }),
+  () => null, // signed out, or not reached: open() tells
+);
 waitForHost().then(start);
 
 function waitForHost() {
@@ -77,6 +81,7 @@ class Labelling {
     this.find = (id) => root.getElementById(id);
     this.extras = new Extras(root, this.find, campaign);
     this.reading = new Reading(root, this.find);
+    this.live = campaign.live ? new Live(this.find, this) : null;
     this.ranking = new Ranking(root, this.find, (groups) => this.judge(undefined, { ranking: groups }));
     this.pairs = []; // the first is shown
     this.history = []; // own verdicts of this visit, newest last
@@ -110,7 +115,7 @@ class Labelling {
   // Verdicts
 
   get current() {
-    return this.pairs[0] ?? null;
+    return this.live?.busy ? null : (this.pairs[0] ?? null);
   }
 
   /** Judges the pair shown. ``more``: fields beside those gathered on the bar. */
@@ -143,7 +148,8 @@ class Labelling {
     this.pairs.shift();
     this.#count(body.verdict, 1);
     this.find("toast").classList.remove("shown");
-    this.#show(`${describe(body)}. `);
+    if (this.live?.owns(pair)) this.live.goOn(pair, body);
+    else this.#show(`${describe(body)}. `);
   }
 
   /** Gently, after a verdict and never between: work without a pause has been long enough. */
@@ -210,7 +216,7 @@ class Labelling {
   }
 
   async undo() {
-    if (this.undoing) return;
+    if (this.undoing || this.live?.busy) return;
     this.undoing = true;
     try {
       const last = this.history.at(-1) ?? (await this.#lastStored());
@@ -336,11 +342,16 @@ class Labelling {
   }
 
   #away({ problem = null }) {
-    paintAway(this.find, { problem, preparing: this.progress.preparing, doneToday: this.progress.done_today });
+    paintAway(this.find, { problem, preparing: this.progress.preparing, doneToday: this.progress.done_today, live: this.live });
+    this.find("away-live")?.addEventListener("click", () => this.openLive());
     this.#setState("away");
   }
 
   #setState(name) {
+    if (!this.live?.busy) this.showState(name);
+  }
+
+  showState(name) {
     this.root.querySelector(".page").dataset.state = name;
   }
 
@@ -414,7 +425,28 @@ class Labelling {
   // Everything that can be pressed
 
   takesKey(key) {
-    return Boolean(this.current) && this.ranking.takesKey(key);
+    return Boolean(this.live?.takesKey(key)) || (Boolean(this.current) && this.ranking.takesKey(key));
+  }
+
+  // What live prompts need of the page
+
+  openLive() {
+    if (this.live && !this.live.busy && !this.inTraining && !this.undoing) this.live.open();
+  }
+
+  announce(text) {
+    this.find("announce").textContent = text;
+  }
+
+  /** The pair that was asked for, before those of the queue. */
+  take(lease) {
+    this.pairs = [lease, ...this.pairs.filter((pair) => pair.lease_id !== lease.lease_id)];
+    this.#show();
+  }
+
+  goBack() {
+    this.#show();
+    if (!this.current) this.#fill();
   }
 
   toggleStrength(number) {
@@ -461,7 +493,7 @@ class Labelling {
   /** Where there is no room for a button each. */
   async askMore() {
     if (!this.current) return;
-    const acts = { askFlag: "key.flag", askMessage: "key.message", ...(this.campaign.allow_edits && { askEdit: "key.edit" }), mark: "key.mark" };
+    const acts = { ...(this.live && { openLive: "key.live" }), askFlag: "key.flag", askMessage: "key.message", ...(this.campaign.allow_edits && { askEdit: "key.edit" }), mark: "key.mark" };
     const choices = Object.entries(acts).map(([act, key]) => [act, t(key)]);
     const answer = await ask(this.root, { id: "more-menu", name: t("menu.name"), choices });
     if (answer) this[answer.choice]();
@@ -534,6 +566,7 @@ class Labelling {
     on("message-open", () => this.askMessage());
     if (this.campaign.allow_edits) on("edit-open", () => this.askEdit());
     this.find("language").addEventListener("change", (event) => chooseLanguage(event.target.value));
+    if (this.live) on("live-open", () => this.openLive());
     on("help-open", () => this.openHelp());
     on("help-close", () => this.find("help").close());
     on("guidelines-toggle", () => this.toggleGuidelines());

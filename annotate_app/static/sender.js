@@ -32,6 +32,30 @@ export async function call(method, path, body) {
   return { status: response.status, answer };
 }
 
+/** Asks the policy and yields the lines of its answer as they come; ApiError where it refuses. */
+export async function* turnLines(body, signal) {
+  let response;
+  try {
+    const headers = { "X-Nashloop": "1", "Content-Type": "application/json" };
+    response = await fetch("/api/v1/live/turns", { method: "POST", headers, body: JSON.stringify(body), signal });
+  } catch (error) {
+    throw new ApiError(0, `Nashloop cannot be reached (${error.message}).`);
+  }
+  if (!response.ok) {
+    const answer = await response.json().catch(() => ({}));
+    throw new ApiError(response.status, answer.error?.message ?? `The server answered ${response.status}.`);
+  }
+  let rest = "";
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read().catch((error) => Promise.reject(new ApiError(0, `Nashloop cannot be reached (${error.message}).`)));
+    if (done) return;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) yield JSON.parse(line);
+  }
+}
+
 /** Now, by the server's clock: times of judgments must not depend on an annotator's computer. */
 export function serverNow() {
   return new Date(Date.now() + clockOffsetMs);

@@ -40,13 +40,14 @@ const strengths = () => `
     ${[1, 2, 3].map((n) => `<button type="button" class="chip" data-strength="${n}" aria-pressed="false" aria-keyshortcuts="${n}">${key(n)}<span>${capital(t(`strength.${n}`))}</span></button>`).join("")}
   </div>`;
 
-const header = () => `
+const header = (campaign) => `
   <header>
     <h1 id="campaign"></h1>
     <div class="stats" id="stats" role="group" aria-label="${t("head.progress")}"></div>
     <p class="saving" id="saving" role="status"></p>
     <nav aria-label="${t("head.page")}">
       ${plain("guidelines-toggle", t("head.guidelines"), "G", 'aria-expanded="false" aria-controls="guidelines"')}
+      ${campaign.live ? plain("live-open", t("live.open"), "P") : ""}
       ${plain("history-open", t("head.history"), "H", 'aria-haspopup="dialog"')}
       <button type="button" class="plain" id="help-open" aria-label="${t("head.keys")}">${key("?")}</button>
       <a class="plain" id="console-link" href="/console/" hidden>${t("head.console")}</a>
@@ -80,14 +81,29 @@ const bar = (campaign) => `
     </div>
   </form>`;
 
+const live = () => `
+  <form class="live" id="live" aria-labelledby="live-name">
+    <h2 id="live-name"></h2>
+    <div class="text" id="live-chat" role="region" tabindex="0" aria-label="${t("live.chat")}" dir="auto" hidden></div>
+    <p class="line" id="live-line" role="status"></p>
+    <textarea id="live-text" aria-labelledby="live-name" rows="4" maxlength="8000" dir="auto"></textarea>
+    <div class="foot">
+      <button type="submit" class="primary" id="live-ask">${t("live.ask")} ${key("Ctrl+Enter")}</button>
+      ${plain("live-new", t("live.new"))}
+      ${plain("live-close", t("live.close"), "Esc")}
+    </div>
+  </form>
+  <div id="live-strip"><span>${t("live.coming")}</span>${plain("live-stop", t("live.stop"), "Esc")}</div>`;
+
 /** The whole page for a campaign; texts must have been loaded. */
 export function markup(campaign) {
   return `
 <div class="page" data-state="loading">
-  ${header()}
+  ${header(campaign)}
   <div class="body">
     <div class="stage">
       <p class="strip" id="training"></p>
+      ${campaign.live ? live() : ""}
       <div class="pair" id="pair">
         <section class="prompt" aria-labelledby="prompt-name">
           <div class="prompt-head">
@@ -173,10 +189,11 @@ export function describe({ verdict, strength, ranking }) {
 }
 
 /** Nothing to judge: why, and that the page will fill by itself. */
-export function paintAway(find, { preparing, problem, doneToday }) {
+export function paintAway(find, { preparing, problem, doneToday, live }) {
   const kind = problem ? "problem" : preparing ? "preparing" : "done";
   const today = doneToday && !problem ? `<p class="today">${t("away.today", { number: doneToday })}</p>` : "";
-  find("away").innerHTML = `<div class="mark" aria-hidden="true">${{ problem: "⋯", preparing: "◔", done: "✓" }[kind]}</div><h2></h2><p class="line"></p>${today}`;
+  const own = live && !problem ? `<button type="button" class="primary" id="away-live">${t("live.open")} ${key("P")}</button>` : "";
+  find("away").innerHTML = `<div class="mark" aria-hidden="true">${{ problem: "⋯", preparing: "◔", done: "✓" }[kind]}</div><h2></h2><p class="line"></p>${today}${own}`;
   find("away").querySelector("h2").textContent = t(`away.${kind}`);
   find("away").querySelector(".line").textContent = t(`away.${kind}_line`, { why: problem });
 }
