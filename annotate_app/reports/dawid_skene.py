@@ -26,6 +26,15 @@ class DawidSkene:
         """(A,): probability that an annotator says the true class of a random item."""
         return np.einsum("kaa,a->k", self.confusion, self.prior)
 
+    def truth_by_others(self, labels: Sequence[tuple[int, int, int]]) -> np.ndarray:
+        """(L, C): for each (item, annotator, class) label, the probability of each class without that annotator's labels."""
+        items, annotators, classes = (np.array(column) for column in zip(*labels, strict=True))
+        log_confusion = np.log(np.maximum(self.confusion, 1e-12))
+        own = np.zeros((len(self.confusion), *self.truth.shape))
+        np.add.at(own, (annotators, items), log_confusion[annotators, :, classes])
+        scores = np.log(np.maximum(self.prior, 1e-12)) + own.sum(0)
+        return _normalise(scores[items] - own[annotators, items])
+
 
 def dawid_skene(labels: Sequence[tuple[int, int, int]], *, num_classes: int) -> DawidSkene:
     """Fit (item, annotator, class) labels, each counted from 0 without gaps; starts from shares of votes."""
@@ -55,6 +64,9 @@ def _expect(counts: np.ndarray, confusion: np.ndarray, prior: np.ndarray) -> np.
     with np.errstate(divide="ignore"):
         logs = np.log(np.maximum(confusion, 1e-12))
         scores = np.log(np.maximum(prior, 1e-12)) + np.einsum("kib,kab->ia", counts, logs)
-    scores -= scores.max(1, keepdims=True)
-    odds = np.exp(scores)
+    return _normalise(scores)
+
+
+def _normalise(scores: np.ndarray) -> np.ndarray:
+    odds = np.exp(scores - scores.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)
