@@ -32,6 +32,7 @@ class PreferenceFamily:
     ridges: penalties tried, each one number per embedding column, per squared weight, at 400 labels.
     init_scale: standard deviation of the first weights per column (0 where zero is a good start).
     listwise: column 0 is a utility and a ranking of several responses counts by Plackett-Luce, not pair by pair.
+    num_gates: the last columns are gates, which read the second half of the features, the prompt's; the others read the first.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PreferenceFamily:
     ridges: tuple[tuple[float, ...], ...]
     init_scale: tuple[float, ...]
     listwise: bool = False
+    num_gates: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class LinearPreference:
     def embed(self, features: Tensor) -> Tensor:
         """(..., d) -> (H, ..., w)."""
         heads, num_features, width = self.weights.shape
-        flat = self.weights.permute(1, 0, 2).reshape(num_features, heads * width)
+        weights = self.weights * _halves(self.family, num_features) if self.family.num_gates else self.weights
+        flat = weights.permute(1, 0, 2).reshape(num_features, heads * width)
         embedded = features @ flat  # one matrix product for all heads
         return embedded.unflatten(-1, (heads, width)).movedim(-2, 0)
 
@@ -66,3 +69,10 @@ class LinearPreference:
         """(N, K, d) -> (H, N, K, K)."""
         embedded = self.embed(features)
         return self.family.compare(embedded.unsqueeze(-2), embedded.unsqueeze(-3))
+
+
+def _halves(family: PreferenceFamily, num_features: int) -> Tensor:
+    """(d, w): 1 where a column reads a feature."""
+    of_prompt = torch.arange(num_features) >= num_features // 2
+    gates = torch.arange(family.width) >= family.width - family.num_gates
+    return (of_prompt[:, None] == gates).float()

@@ -1,11 +1,19 @@
-"""General preference model with a Bradley-Terry term (arXiv:2410.02197 v2, section 4, without the prompt gate).
+"""General preference model with a Bradley-Terry term (arXiv:2410.02197, section 4.2 of its ICML 2025 version).
 
-    logit(a over b) = u(a) - u(b) + sum_l ( x_l(a) y_l(b) - y_l(a) x_l(b) )        l = 1 .. num_blocks
+    logit(a over b) = u(a) - u(b) + sum_l g_l ( x_l(a) y_l(b) - y_l(a) x_l(b) )        l = 1 .. num_blocks
+
+g_l = 1 without a gate. With it g_l(prompt) >= 0 says how much a block counts in the context of a prompt, and reads the prompt
+alone (the paper's eigenvalue scale gate: s = v(a)' D R D v(b), D with blocks sqrt(g_l) I). The paper leaves its form open;
+its released code takes k softmax of a linear map, which is constant for one block. Here it is 2 sigma of a linear map: 1
+where the prompt says nothing, between 0 and 2.
 
 Differs from the paper: embeddings are not normalised, and the Bradley-Terry term is explicit, because one normalised
 block squeezes long transitive chains. The blocks carry the heavier penalty, so they cost nothing on transitive data.
 """
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
 from online_learner.preference_models.base import PreferenceFamily
@@ -24,6 +32,33 @@ def compare_blocks(embedding_a: Tensor, embedding_b: Tensor) -> Tensor:
     x_a, y_a = embedding_a[..., 0::2], embedding_a[..., 1::2]
     x_b, y_b = embedding_b[..., 0::2], embedding_b[..., 1::2]
     return (x_a * y_b - y_a * x_b).sum(-1)
+
+
+def compare_gated(embedding_a: Tensor, embedding_b: Tensor) -> Tensor:
+    """(..., 1 + 3k), (..., 1 + 3k) -> (...): as ``compare_with_blocks``, then k gates, the same of either response."""
+    num_gates = embedding_a.shape[-1] // 3
+    x_a, y_a = embedding_a[..., 1:-num_gates:2], embedding_a[..., 2:-num_gates:2]
+    x_b, y_b = embedding_b[..., 1:-num_gates:2], embedding_b[..., 2:-num_gates:2]
+    gates = 2 * torch.sigmoid((embedding_a[..., -num_gates:] + embedding_b[..., -num_gates:]) / 2)
+    return (embedding_a[..., 0] - embedding_b[..., 0]) + (gates * (x_a * y_b - y_a * x_b)).sum(-1)
+
+
+def bt_gpm_gated(num_blocks: int = 2) -> PreferenceFamily:
+    """Bradley-Terry and blocks whose weights depend on the prompt: one prompt's circle may run the other way in another."""
+    plain = bt_gpm(num_blocks)
+    return replace(
+        plain,
+        name="bt_gpm_gated",
+        summary=f"Bradley-Terry plus {num_blocks} blocks that a gate weighs by the prompt: cycles that differ between prompts",
+        width=plain.width + num_blocks,
+        compare=compare_gated,
+        ridges=tuple((*ridge, *[gate] * num_blocks) for ridge in plain.ridges for gate in GATE_RIDGES),
+        init_scale=(*plain.init_scale, *[0.3] * num_blocks),  # at zero, blocks and gates would never part
+        num_gates=num_blocks,
+    )
+
+
+GATE_RIDGES = (0.004, 0.06)
 
 
 def gpm(num_blocks: int = 2) -> PreferenceFamily:

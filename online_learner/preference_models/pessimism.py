@@ -3,7 +3,7 @@
 With a linear utility u(y) = w . f(y) and v the policy's mean feature minus the reference's, the value is w . v, and over the
 ellipsoid of plausible weights { w : |w - fitted|_H <= radius } its minimum is
 
-    fitted . v - radius sqrt(v . H^-1 v)                                        arXiv:2301.11270 v5, sections 3 and 4 (pessimistic MLE)
+    fitted . v - radius sqrt(v . H^-1 v)                          arXiv:2301.11270 v5, sections 3 and 4 (pessimistic MLE)
 
 so a direction that no judgment has measured costs the most. The norm is of the policy's mean, not of each response. Differs
 from the paper: H is the curvature of the penalised likelihood at the fit (a posterior by Laplace) in place of the covariance of
@@ -34,7 +34,7 @@ class PlausibleUtilities:
     curvature: Tensor
 
     def value(self, policy: Tensor, reference: Tensor) -> dict[str, float]:
-        """{"mean", "standard_error", "pessimistic"} of the policy's value above the reference's, from mean features (d,), logits."""
+        """{"mean", "standard_error", "pessimistic"} of the value above the reference's, logits; mean features (d,)."""
         v = (policy - reference).double()
         error = math.sqrt(float(v @ torch.linalg.solve(self.curvature, v)))
         mean = float(self.weights @ v)

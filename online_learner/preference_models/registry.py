@@ -5,7 +5,7 @@ from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
 from online_learner.preference_models.general_preference import bt_gpm, gpm
 from online_learner.preference_models.micro import micro
 from online_learner.preference_models.plackett_luce import PLACKETT_LUCE
-from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot
+from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot, gated
 
 # Simplest first: a later one is chosen only if its held-out log loss is clearly lower.
 PREFERENCE_MODELS: dict[str, PreferenceFamily] = {
@@ -20,6 +20,7 @@ PREFERENCE_MODELS: dict[str, PreferenceFamily] = {
 
 # Models whose heads score other texts than a prompt with one response.
 TEXT_MODELS: dict[str, TextModel] = {
+    "bt_gpm_gated": gated(),
     "cross_encoder": cross_encoder(),
     "few_shot": few_shot(),
 }

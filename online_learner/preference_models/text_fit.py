@@ -24,7 +24,7 @@ from online_learner.features import (
     reads_both_ways,
     tokenise_responses,
 )
-from online_learner.pairs_file import Pair, judgments_table
+from online_learner.pairs_file import Pair, Side, judgments_table
 from online_learner.preference_models.backbone import TunedBody, Tuning, standardised, tune
 from online_learner.preference_models.fit import FitData, HeldOut, calibrate, choose_ridge, fit_family, held_out_answers, prepare
 from online_learner.preference_models.fitted import FittedPreference, load_preference
@@ -63,10 +63,20 @@ class Encoder:
 
 
 class Reading(NamedTuple):
-    """The texts of some pairs: which two rows each pair compares, and the texts of an epoch (0: the ones that are scored)."""
+    """The texts of some pairs: which two rows each pair compares, and the texts of an epoch (0: the ones that are scored).
+
+    A row is a text; where ``prompts`` are given, the text of that number follows it in the row: texts of prompts come last.
+    """
 
     rows: list[tuple[int, int]]
     texts_at: Callable[[int], list[TokenisedText]]
+    prompts: list[int] | None = None
+
+    def features(self, of_texts: Tensor) -> Tensor:
+        """(T, d) features of texts -> (R, d or 2 d) of rows."""
+        if self.prompts is None:
+            return of_texts
+        return torch.cat([of_texts[: len(self.prompts)], of_texts[self.prompts]], dim=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +97,7 @@ class TextPreference:
                 features = self.body.features(texts)
         else:
             features = read_features(self.encoder.body, texts, layer=self.encoder.layer, cache=self.encoder.cache)
+        features = reading.features(features)
         a, b = torch.tensor(reading.rows).T
         return features[a], features[b]
 
@@ -139,10 +150,13 @@ def fit_text_model(
     fold_of = {pair.group: int(fold) for pair, fold in zip(pairs, folds.fold, strict=True)}
     reading = read_pairs(model, encoder, pairs, Pasts(pairs, fold_of), seed)
     texts = reading.texts_at(0)
+    if tuning is not None and reading.prompts is not None:
+        raise UserError(
+            f"{model.name} reads prompts apart from responses, with the encoder as it is. Leave the backbone untuned."
+        )
     progress(f"{model.name}: reading {len(texts)} texts")
-    data = _prepare(
-        list(read_features(encoder.body, texts, layer=encoder.layer, cache=encoder.cache)), pairs, reading.rows, seed, num_folds
-    )
+    features = reading.features(read_features(encoder.body, texts, layer=encoder.layer, cache=encoder.cache))
+    data = _prepare(list(features), pairs, reading.rows, seed, num_folds)
     data = replace(data, label_map=label_map)
     if tuning is None:
         fitted, losses = fit_family(model.family, data, num_heads)
@@ -153,17 +167,27 @@ def fit_text_model(
 
 def read_pairs(model: TextModel, encoder: Encoder, pairs: Sequence[Pair], pasts: Pasts, seed: int) -> Reading:
     """The texts of ``pairs``: every distinct response once, or both orders of every pair with its annotator's past."""
-    if model.reads == "responses":
-        sides = list(dict.fromkeys(side for pair in pairs for side in (pair.a, pair.b)))
-        row_of = {side: row for row, side in enumerate(sides)}
-        texts = tokenise_responses(encoder.body, encoder.tokenizer, [s.messages for s in sides], [s.response for s in sides])
-        return Reading([(row_of[pair.a], row_of[pair.b]) for pair in pairs], lambda epoch: texts)
+    if model.reads != "ordered_pairs":
+        return _read_responses(encoder, pairs, with_prompts=model.reads == "responses_and_prompts")
     maker = encoder.row_maker()
 
     def texts_at(epoch: int) -> list[TokenisedText]:
         return ordered_rows(maker, pairs, pasts, model.shots, stream_seed(seed, f"past/{epoch}"))
 
     return Reading([(2 * i, 2 * i + 1) for i in range(len(pairs))], texts_at)
+
+
+def _read_responses(encoder: Encoder, pairs: Sequence[Pair], *, with_prompts: bool) -> Reading:
+    sides = list(dict.fromkeys(side for pair in pairs for side in (pair.a, pair.b)))
+    row_of = {side: row for row, side in enumerate(sides)}
+    read = [(side.messages, side.response) for side in sides]
+    prompts = None
+    if with_prompts:  # a prompt's row is that of an empty response: its last token
+        alone = {turns: len(sides) + i for i, turns in enumerate(dict.fromkeys(side.turns for side in sides))}
+        read += [(Side(turns=turns, response="").messages, "") for turns in alone]
+        prompts = [alone[side.turns] for side in sides]
+    texts = tokenise_responses(encoder.body, encoder.tokenizer, [before for before, _ in read], [said for _, said in read])
+    return Reading([(row_of[pair.a], row_of[pair.b]) for pair in pairs], lambda epoch: texts, prompts)
 
 
 def _prepare(

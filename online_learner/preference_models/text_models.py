@@ -5,6 +5,7 @@ from typing import Literal
 
 from online_learner.preference_models.base import PreferenceFamily
 from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
+from online_learner.preference_models.general_preference import bt_gpm_gated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +13,7 @@ class TextModel:
     """A family of heads and the texts whose features they score. ``shots``: labelled pairs of the annotator's past, at most."""
 
     family: PreferenceFamily
-    reads: Literal["responses", "ordered_pairs"]
+    reads: Literal["responses", "ordered_pairs", "responses_and_prompts"]
     shots: int = 0
 
     @property
@@ -25,6 +26,11 @@ def cross_encoder() -> TextModel:
     """f(x, y1, y2) - f(x, y2, y1): Bradley-Terry between the two orders of one pair, free to be cyclic between pairs."""
     summary = "cross-encoder: reads both responses at once, in both orders; can represent cycles; two passes for each pair"
     return TextModel(family=replace(BRADLEY_TERRY, name="cross_encoder", summary=summary), reads="ordered_pairs")
+
+
+def gated() -> TextModel:
+    """BT + GPM with a gate that reads the prompt apart from the response: a row of features is both, side by side."""
+    return TextModel(family=bt_gpm_gated(), reads="responses_and_prompts")
 
 
 def few_shot(shots: int = 4) -> TextModel:

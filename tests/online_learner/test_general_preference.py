@@ -1,5 +1,7 @@
 """Families with skew-symmetric blocks: exactly skew-symmetric, and as many blocks as the data call for."""
 
+import math
+
 import pyarrow as pa
 import pytest
 import torch
@@ -8,8 +10,16 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 from online_learner.fit_figures import save_reliability, wilson
-from online_learner.preference_models.fit import fit_preference_models
-from online_learner.preference_models.general_preference import bt_gpm, compare_blocks, gpm
+from online_learner.preference_models.base import LinearPreference
+from online_learner.preference_models.fit import fit_family, fit_preference_models, prepare
+from online_learner.preference_models.general_preference import (
+    bt_gpm,
+    bt_gpm_gated,
+    compare_blocks,
+    compare_gated,
+    compare_with_blocks,
+    gpm,
+)
 from online_learner.preference_models.registry import PREFERENCE_MODELS
 from storage.contract.schemas import JUDGMENTS
 
@@ -65,3 +75,58 @@ def test_the_reliability_diagram_draws_wilsons_intervals(tmp_path):
     file = tmp_path / "reliability.png"
     save_reliability("bradley_terry", [(0.55, 0.5, 40), (0.9, 0.95, 40)], file)
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1, 2, 4]))
+def test_a_gated_model_changes_its_sign_and_nothing_else_when_responses_change_places(seed, num_blocks):
+    a, b = torch.randn(2, 5, 1 + 3 * num_blocks, generator=torch.Generator().manual_seed(seed)) * 20
+    assert torch.equal(compare_gated(a, b), -compare_gated(b, a))
+
+
+def test_a_gate_by_hand():
+    # u 3 and 1; block (1, 2) against (4, 5): 1 * 5 - 2 * 4 = -3; gate log 3: 2 sigma = 1.5. 3 - 1 - 4.5
+    gate = math.log(3)
+    a, b = torch.tensor([3.0, 1.0, 2.0, gate]), torch.tensor([1.0, 4.0, 5.0, gate])
+    assert compare_gated(a, b).item() == pytest.approx(-2.5, abs=1e-6)
+
+
+def test_a_gate_without_evidence_is_the_model_without_a_gate():
+    a, b = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
+    open_gates = torch.zeros(7, 2)
+    gated = compare_gated(torch.cat([a, open_gates], 1), torch.cat([b, open_gates], 1))
+    assert torch.equal(gated, compare_with_blocks(a, b))
+
+
+def test_gates_read_the_prompt_alone_and_the_rest_the_response_alone():
+    family = bt_gpm_gated(2)
+    weights = torch.randn(1, 8, family.width, generator=torch.Generator().manual_seed(0))
+    response, prompt = torch.randn(4), torch.randn(4)
+    embedded = LinearPreference(family, weights).embed(torch.cat([response, prompt]))[0]
+    assert torch.allclose(embedded[:5], response @ weights[0, :4, :5], atol=1e-6)
+    assert torch.allclose(embedded[5:], prompt @ weights[0, 4:, 5:], atol=1e-6)
+
+
+def test_circles_that_run_the_other_way_in_half_of_the_prompts_are_found_by_the_gate_alone():
+    """Three classes beat each other 90:10 in a circle; the prompt's first feature says which way round."""
+    generator = torch.Generator().manual_seed(0)
+    num = 600
+    turn = torch.where(torch.rand(num, generator=generator) < 0.5, 1, -1)
+    first = torch.randint(3, (num,), generator=generator)
+    logit = math.log(9) * turn  # of the first response, whose class is one before the second's
+    won = torch.rand(num, generator=generator) < torch.sigmoid(logit)
+    prompts = torch.randn(num, 6, generator=generator)
+    prompts[:, 0] = turn
+    responses = torch.eye(6)[torch.stack([first, (first + 1) % 3])] + 0.3 * torch.randn(2, num, 6, generator=generator)
+    features = torch.cat([responses, prompts.expand(2, -1, -1)], dim=-1)
+    columns = {
+        "prompt_id": [f"p{i}" for i in range(num)],
+        "response_a_id": [f"p{i}a" for i in range(num)],
+        "response_b_id": [f"p{i}b" for i in range(num)],
+        "verdict": ["a" if w else "b" for w in won.tolist()],
+    }
+    arrays = {field.name: pa.array(columns.get(field.name, [None] * num), field.type) for field in JUDGMENTS}
+    by_id = {f"p{i}{side}": features[k, i] for i in range(num) for k, side in enumerate("ab")}
+    data = prepare(by_id, pa.table(arrays, schema=JUDGMENTS), seed=0)
+    loss = {family.name: float(fit_family(family, data, 2)[1].mean()) for family in (bt_gpm(2), bt_gpm_gated(2))}
+    assert loss["bt_gpm_gated"] < 0.5  # the truth has .9 log(1 / .9) + .1 log 10 = .325
+    assert loss["bt_gpm_2"] > 0.6  # a coin has .693

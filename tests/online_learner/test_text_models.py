@@ -14,8 +14,9 @@ from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
 from online_learner.preference_models.fit import prepare
 from online_learner.preference_models.general_preference import bt_gpm
 from online_learner.preference_models.text_fit import Encoder, fit_text_model, load_text_preference, read_pairs
-from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot
+from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot, gated
 from online_learner.preference_models.text_rows import Pasts, RowMaker
+from online_learner.prompts import prompt_token_ids
 from storage.errors import UserError
 
 GOOD, BAD, OTHER = ["good", "great", "fine"], ["bad", "poor", "awful"], ["cat", "dog", "sky", "tree", "runs", "sleeps"]
@@ -245,3 +246,24 @@ def test_a_broken_cache_file_counts_as_empty(tokenizer, tmp_path):
 def test_a_directory_without_a_text_model_is_refused(tokenizer, tmp_path):
     with pytest.raises(UserError, match="holds no preference model"):
         load_text_preference(tmp_path, Encoder.of(llama(tokenizer), tokenizer))
+
+
+def test_a_gated_model_reads_each_prompt_beside_its_responses_and_is_saved(tokenizer, tmp_path):
+    encoder = Encoder.of(llama(tokenizer), tokenizer)
+    pairs = cyclic_pairs(60, 7)
+    fit, *_ = fit_text_model(gated(), encoder, pairs, seed=0, num_heads=2)
+    a, b = fit.pair_features(pairs)
+    width = a.shape[1] // 2
+    assert torch.equal(a[:, width:], b[:, width:])  # one prompt
+    assert not torch.equal(a[:, :width], b[:, :width])
+    plain = read_features(encoder.body, [TokenisedText(prompt_token_ids(tokenizer, pairs[0].a.messages), 1, 0)])
+    assert torch.allclose(a[0, width:], plain[0], atol=1e-6)
+    fit.save(tmp_path)
+    again = load_text_preference(tmp_path, encoder)
+    assert torch.equal(again.fitted.pair_logits(*again.pair_features(pairs)), fit.fitted.pair_logits(a, b))
+
+
+def test_a_gated_model_is_not_fitted_with_a_trained_backbone(tokenizer):
+    encoder = Encoder.of(llama(tokenizer), tokenizer)
+    with pytest.raises(UserError, match="bt_gpm_gated reads prompts apart"):
+        fit_text_model(gated(), encoder, cyclic_pairs(40, 7), seed=0, tuning=Tuning())
