@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from online_learner.device import mixed_precision
+from online_learner.policy.packed_logps import can_pack, packed_logps
+from online_learner.policy.packing import Sequences, packs
 
 SEQUENCES_PER_BATCH = 16  # of similar length: a large batch would be mostly padding
 
@@ -44,22 +46,32 @@ def response_logps(
 ) -> Tensor:
     """Summed log-probability of each response under ``model``, (B,), with gradient where the caller allows it.
 
-    Each sequence is forwarded once, whatever pairs it appears in. Padding is on the right, where a causal model never looks back
-    at it: without a mask attention takes its faster path.
+    Each sequence is forwarded once, whatever pairs it appears in, and each prompt once for all of its responses where the model
+    can be given packs.
     """
-    rows: list[Tensor | None] = [None] * len(sequences)
-    num_done = 0
-    for batch in length_sorted_batches(sequences):
-        for i, logp in zip(batch, _batch_logps(model, [sequences[i] for i in batch]), strict=True):
-            rows[i] = logp
-        num_done += len(batch)
-        progress(num_done / len(sequences))
-    return torch.stack([row for row in rows if row is not None]) if rows else torch.empty(0)
+    if not sequences:
+        return torch.empty(0)
+    packed = can_pack(model, padded_logps)
+    batches, logps_of = (packs(sequences), packed_logps) if packed else (length_sorted_batches(sequences), padded_logps)
+    order: list[int] = []
+    parts = []
+    for batch in batches:
+        parts.append(logps_of(model, [sequences[i] for i in batch]))
+        order += batch
+        progress(len(order) / len(sequences))
+    place = torch.empty(len(order), dtype=torch.long)
+    place[torch.tensor(order)] = torch.arange(len(order))
+    logps = torch.cat(parts)
+    return logps[place.to(logps.device)]
 
 
-def _batch_logps(model: Any, batch: Sequence[TokenisedResponse]) -> Tensor:
-    longest = max(sequence.length for sequence in batch)
-    first = min(len(sequence.prompt_ids) for sequence in batch) - 1  # the first position that predicts a response token
+def padded_logps(model: Any, batch: Sequences) -> Tensor:
+    """Summed log-probability of each response, (B,), all of them in one padded batch.
+
+    Padding is on the right, where a causal model never looks back at it: without a mask attention takes its faster path.
+    """
+    longest = max(len(prompt_ids) + len(response_ids) for prompt_ids, response_ids in batch)
+    first = min(len(prompt_ids) for prompt_ids, _ in batch) - 1  # the first position that predicts a response token
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     next_ids = torch.zeros(len(batch), longest - first, dtype=torch.long)
     of_response = torch.zeros_like(next_ids, dtype=torch.bool)  # positions that predict a response token
