@@ -23,7 +23,7 @@ from annotate_app.rate_limits import Rate
 from storage.store import Store
 
 PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/metrics", "/manifest.json", "/favicon.ico", "/robots.txt")
-PUBLIC_PREFIXES = ("/ui/",)
+PUBLIC_PREFIXES = ("/ui/", "/sign-in/oidc")
 RESEARCH_PREFIX = "/console"
 API_PREFIX = "/api/"
 # What Gradio serves and nothing here needs: editing itself, recordings, proxying, server functions, a second sign-in.

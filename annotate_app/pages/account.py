@@ -1,5 +1,6 @@
 """/account: one's own password and the browsers one is signed in on."""
 
+from html import escape
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -36,6 +37,9 @@ def build_router(context: AppContext) -> APIRouter:
         language = language_of(request, context)
         body = paragraph(sentence(said, language, **words), "problem" if problem else "done") if said else ""
         body += paragraph(sentence("sign_in.now", language, name=user.name)) + to_labelling(language)
+        if oidc := context.security.oidc:
+            label = escape(sentence("account.link", language, label=oidc.label))
+            body += f'<p><a href="/sign-in/oidc?link=true">{label}</a></p>'
         body += _password_form(language, known=has_password(store, user)) + _sessions(language, len(live_sessions(store, user)))
         return page(sentence("account.title", language), body, context.campaign, language=language, status=status)
 

@@ -2,6 +2,7 @@
 previews in chats and mail do not. With it one may choose a password, to sign in again without a new link.
 """
 
+from html import escape
 from typing import Annotated
 from urllib.parse import quote
 
@@ -150,7 +151,10 @@ class _SignIn:
         return paragraph(sentence("sign_in.now", language, name=who.user.name)) if who and who.user else ""
 
     def _other_ways(self, language: str) -> str:
-        return paragraph(sentence("sign_in.help", language)) + SIGN_IN_OPERATOR
+        oidc = self.context.security.oidc
+        label = escape(sentence("sign_in.oidc", language, label=oidc.label)) if oidc else ""
+        through = f'<p><a class="button quiet" href="/sign-in/oidc">{label}</a></p>' if oidc else ""
+        return through + paragraph(sentence("sign_in.help", language)) + SIGN_IN_OPERATOR
 
 
 def _host(request: Request) -> str:

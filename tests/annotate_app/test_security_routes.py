@@ -22,7 +22,7 @@ ALLOWED = [
     ("anonymous", "GET|POST", r"/sign-(in|out)(/.*)?"),
     ("anonymous", "GET", r"/(healthz|readyz|metrics|manifest\.json|favicon\.ico|robots\.txt)"),
     ("anonymous", "GET", r"/ui/.*"),
-    ("admin", ".*", r"/api/v1/(users|tokens|audit)(/.*)?"),
+    ("admin", ".*", r"/api/v1/(users|tokens|audit)(/.*)?|/console/audit"),
     ("annotator", "POST", r"/api/v1/(leases|leases/renew|judgments|judgments/x/(correct|withdraw)|flags|notes)"),
     ("annotator", "GET|POST", r"/api/v1/live(/turns)?"),
     ("annotator", "GET", r"/api/v1/(guidelines|campaign|me(/progress|/judgments|/stats)?)"),
