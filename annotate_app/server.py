@@ -16,7 +16,7 @@ from typing import Any
 
 from storage.errors import UserError
 
-DATABASE, SERVER_FILE = "nashloop.duckdb", "server.json"
+DATABASE, URL_FILE, SERVER_FILE = "nashloop.duckdb", "database.url", "server.json"
 SHUTDOWN_S = 3  # open pages hold connections; they reconnect by themselves
 
 
@@ -32,16 +32,25 @@ class RunningApp:
 
 def check_data(data_dir: Path) -> None:
     """UserError if this is not a data directory that was started before."""
-    if not (data_dir / DATABASE).exists():
+    if not (data_dir / DATABASE).exists() and not (data_dir / URL_FILE).exists():
         raise UserError(f"{data_dir} holds no Nashloop data. Run `nashloop up --data {data_dir}` first, or name another --data.")
 
 
 def find_running(data_dir: Path) -> RunningApp | None:
     """The app that serves this data directory and answers, or None; what a killed app left behind is ignored."""
+    files = [data_dir / SERVER_FILE, *sorted(data_dir.glob(_replica_file("*")))]
+    return next((running for path in files if (running := _answering(path)) is not None), None)
+
+
+def _replica_file(pid: int | str) -> str:
+    return f"server-{pid}.json"
+
+
+def _answering(path: Path) -> RunningApp | None:
     import httpx  # here: `nashloop --help` should not wait for it
 
     try:
-        running = RunningApp(**json.loads((data_dir / SERVER_FILE).read_text()))
+        running = RunningApp(**json.loads(path.read_text()))
         os.kill(running.pid, 0)
         httpx.get(running.url + "/healthz", timeout=5, trust_env=False).raise_for_status()
     except (FileNotFoundError, ValueError, TypeError, ProcessLookupError, PermissionError, httpx.HTTPError):
@@ -133,8 +142,8 @@ def serve_in_background(app: Any, host: str = "127.0.0.1") -> Iterator[str]:
 
 @contextmanager
 def announced(data_dir: Path, url: str, token: str) -> Iterator[None]:
-    """Keep ``server.json`` (readable by this user only) while the block runs."""
-    path = data_dir / SERVER_FILE
+    """Keep ``server.json`` (readable by this user only) while the block runs; a further replica has a file of its own."""
+    path = data_dir / (SERVER_FILE if _answering(data_dir / SERVER_FILE) is None else _replica_file(os.getpid()))
     running = RunningApp(url=url, pid=os.getpid(), token=token, started_at=datetime.now(UTC).isoformat(timespec="seconds"))
     aside = path.with_suffix(f".{secrets.token_hex(4)}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -17,6 +17,7 @@ from storage.backup import back_up
 from storage.campaign import Campaign, campaign_values
 from storage.postgres_connection import Server, Transaction
 from storage.postgres_follower import Follower
+from storage.postgres_lock import SharedLock
 from storage.postgres_mirror import Mirror
 from storage.postgres_schema import prepare
 from storage.postgres_state import PostgresState, training_of
@@ -145,6 +146,8 @@ class PostgresStore:
     # Labelling
 
     def lease(self, annotator_id: str, count: int, *, resume: bool = False) -> list[LeasedPair]:
+        if annotator_id in self._state.follower.accounts().excluded:
+            return []
         return labelling.lease_pairs(self._state, annotator_id, count, resume=resume)
 
     def renew(self, lease_ids: Sequence[str], annotator_id: str) -> list[str]:
@@ -266,6 +269,16 @@ class PostgresStore:
         """Does the server answer, how many operations wait for a connection, which schema, which database."""
         server = self._state.server
         return {"writer": server.alive(), "queue": server.waiting(), "schema": self._schema_version, "path": server.name}
+
+    def shared_value(self, name: str, new: str) -> str:
+        """A value that all replicas share: the first one given for this name."""
+        values = {"name": name, "value": new}
+        self._state.server.rows("INSERT INTO shared_values VALUES ($name, $value) ON CONFLICT DO NOTHING RETURNING name", values)
+        return self._state.server.rows("SELECT value FROM shared_values WHERE name = $name", values)[0]["value"]
+
+    def lock(self, name: str) -> SharedLock:
+        """A lock that one thread of all replicas holds at a time."""
+        return SharedLock(self._state.server, name)
 
     def close(self) -> None:
         self._opened.close()

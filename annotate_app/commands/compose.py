@@ -1,8 +1,6 @@
 """Wiring: from a data directory to an open store, a round service and the app around them. Commands own what they open."""
 
-import os
 import random
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +10,12 @@ from typing import Any
 
 from annotate_app.bootstrap import BUILT_IN, model_location, model_name
 from annotate_app.context import AppContext
+from annotate_app.databases import open_database
 from annotate_app.rounds import RoundService
-from annotate_app.server import DATABASE, check_data
+from annotate_app.server import check_data
 from storage.errors import UserError
 from storage.store import Store
 
-KEY_FILE = "session.key"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -26,6 +24,7 @@ def open_context(
     data_dir: Path,
     *,
     create: bool = False,
+    database: str | None = None,
     prompts: Path | None = None,
     seed: int | None = None,
     stop_jobs: bool = False,
@@ -33,24 +32,30 @@ def open_context(
 ) -> Iterator[AppContext]:
     """Open everything a data directory holds; closed again at the end of the block.
 
-    ``prompts``: a file to import first. ``seed`` fixes which side of a pair is shown first. Jobs go on after the block
-    unless ``stop_jobs``. A directory that was new when a UserError ended the block before any job is removed again.
+    ``database``: a PostgreSQL address, None for the one the directory was made with. ``prompts``: a file to import first.
+    ``seed`` fixes which side of a pair is shown first. Jobs go on after the block unless ``stop_jobs``. A directory that was new
+    when a UserError ended the block before any job is removed again.
     ``rounds_options`` are those of RoundService: model, device, queue.
     """
-    from storage.duckdb_store import open_store
     from storage.imports import import_prompts
 
     if not create:
         check_data(data_dir)
     new = _make_directory(data_dir)
-    store = open_store(data_dir / DATABASE, rng=None if seed is None else random.Random(seed))
+    try:
+        opened = open_database(data_dir, database, rng=None if seed is None else random.Random(seed))
+    except UserError:
+        if new:
+            shutil.rmtree(data_dir)
+        raise
+    store = opened.store
     refused = False
     try:
         if prompts is not None:
             import_prompts(store, prompts)
-        rounds = RoundService(store, data_dir, **rounds_options)
+        rounds = RoundService(store, data_dir, lock=opened.lock, **rounds_options)
         try:
-            yield AppContext(store=store, rounds=rounds, data_dir=data_dir, session_secret=_session_secret(data_dir))
+            yield AppContext(store=store, rounds=rounds, data_dir=data_dir, session_secret=opened.session_secret)
         finally:
             rounds.close(stop_jobs=stop_jobs)
     except UserError:
@@ -131,16 +136,6 @@ def build_api(context: AppContext) -> Any:
     from annotate_app.web import build_app
 
     return build_app(context, pages=False)
-
-
-def _session_secret(data_dir: Path) -> str:
-    """Key that signs sign-in cookies; kept so that people stay signed in over a restart."""
-    path = data_dir / KEY_FILE
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32))
-    return path.read_text()
 
 
 def _make_directory(data_dir: Path) -> bool:

@@ -13,6 +13,12 @@ DATA_DIR = Path("nashloop-data")
 DataOption = Annotated[Path, typer.Option("--data", help="Data directory.", file_okay=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="Where jobs run: auto, cpu or cuda.")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database", envvar="NASHLOOP_DATABASE", help="postgresql://USER@HOST/NAME instead of a file in --data; remembered."
+    ),
+]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="'tiny' (built in), a Hugging Face model directory, or a hub id.")
 ]
