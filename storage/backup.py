@@ -5,6 +5,7 @@ from pathlib import Path
 
 import duckdb
 
+from storage.database import readable
 from storage.errors import UserError
 from storage.reading import Readable
 from storage.tables import SCHEMAS
@@ -32,8 +33,11 @@ def back_up(state: Readable, path: Path) -> None:
             raise UserError(f"the backup holds {found} instead of {expected}. The disk may be failing; try another one.")
         _flush(aside)
         os.replace(aside, path)
+    except (duckdb.Error, OSError) as error:
+        raise readable(error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        for left in (aside, aside.with_name(aside.name + ".wal")):
+            left.unlink(missing_ok=True)
 
 
 def _copy(state: Readable, aside: Path) -> dict[str, int]:

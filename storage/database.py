@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import duckdb
 import pyarrow as pa
 
-from storage.errors import UserError
+from storage.errors import Unavailable, UserError
 from storage.tables import SCHEMAS
 
 IN_MEMORY = Path(":memory:")
@@ -28,6 +28,8 @@ CONFIG: dict[str, Any] = {
     "storage_compatibility_version": "v1.5.0",
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    # Never inside a COMMIT: without room to finish, a checkpoint invalidates the open database. The writer asks room.py first.
+    "checkpoint_threshold": "1TB",
 }
 
 FEW_ROWS = 16  # up to here one INSERT ... VALUES is faster than going through Arrow, measured
@@ -61,6 +63,13 @@ class Database:
             yield cursor
         finally:
             cursor.close()
+
+    def log_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        try:
+            return os.stat(f"{self.path}.wal").st_size
+        except FileNotFoundError:
+            return 0
 
     def rows(self, sql: str, params: Any = None) -> list[dict[str, Any]]:
         """Rows of a query as dictionaries, by a reader of its own."""
@@ -135,6 +144,15 @@ def insert_rows(
         connection.execute(f"INSERT INTO {table} ({names}) SELECT * FROM new_rows")
     finally:
         connection.unregister("new_rows")
+
+
+def readable(error: Exception) -> Exception:
+    """What the engine or the system says about a full disk, as a sentence; any other error as it is."""
+    text = str(error)
+    if isinstance(error, (duckdb.Error, OSError)) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
+        said = text.splitlines()[0]
+        return Unavailable(f"the disk is full, nothing of this was stored ({said}). Free some space and try again.")
+    return error
 
 
 def _is_behind(connection: duckdb.DuckDBPyConnection, migrations: Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from storage.accounts import load_accounts
 from storage.backup import back_up
 from storage.campaign import Campaign, build_campaign
 from storage.database import IN_MEMORY, Database, fetch_rows
+from storage.errors import Unavailable
 from storage.lease_tables import load_lease_book, load_training
 from storage.records import (
     Annotator,
@@ -64,7 +66,7 @@ def open_store(
             counters=_load_counters(connection),
             campaign=_load_campaign(connection),
             training=load_training(connection),
-            writer=Writer(connection, journal),
+            writer=Writer(database, journal),
             clock=clock,
             rng=rng or random.Random(),
             lease_seconds=lease_seconds,
@@ -78,7 +80,8 @@ def open_store(
     if recovery:
         logger.warning("%s", recovery.sentence())
         data = {"put_back": recovery.put_back, "left": recovery.left, "message": recovery.sentence()}
-        store.append_event(actor="system", kind="journal.compared", subject="database", data=data)
+        with suppress(Unavailable):  # a full disk does not keep the app from starting
+            store.append_event(actor="system", kind="journal.compared", subject="database", data=data)
     return store
 
 
@@ -144,6 +147,8 @@ class DuckDBStore:
     # Labelling
 
     def lease(self, annotator_id: str, count: int, *, resume: bool = False) -> list[LeasedPair]:
+        if annotator_id in self._state.accounts.excluded:
+            return []
         return labelling.lease_pairs(self._state, annotator_id, count, resume=resume)
 
     def renew(self, lease_ids: Sequence[str], annotator_id: str) -> list[str]:
@@ -158,9 +163,7 @@ class DuckDBStore:
     def correct(self, judgment: JudgmentInput, *, annotator_id: str) -> SubmitResult:
         return corrections.correct(self._state, judgment, annotator_id=annotator_id)
 
-    def add_live_pair(
-        self, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str
-    ) -> LeasedPair | None:
+    def add_live_pair(self, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str) -> LeasedPair | None:
         return live.add_live_pair(self._state, prompt, responses, task, annotator_id=annotator_id)
 
     # Reading

@@ -1,4 +1,4 @@
-"""The one error that a person can fix."""
+"""Errors that a person can fix."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Entry points print it without a traceback and exit with code 2; HTTP routes answer with 4xx and the message.
     """
+
+
+class Unavailable(UserError):
+    """Nothing can be stored now (no room, shutting down); the same request is right later. HTTP routes answer with 503."""

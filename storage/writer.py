@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import duckdb
 
-from storage.database import fetch_rows, insert_rows
-from storage.errors import UserError
+from storage.database import IN_MEMORY, Database, fetch_rows, insert_rows, readable
+from storage.errors import Unavailable
 from storage.journal import TABLES, Journal
+from storage.room import has_room
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ Mark = tuple[int, int, int, dict[str, int]]  # how much of each there was
 MAX_GROUP = 256
 MAX_WAITING = 4096
 IDLE_SECONDS = 30.0
+LONG_LOG_BYTES = 16 << 20  # then the log is merged into the file while people wait, for milliseconds
+CHECKPOINT_BYTES = 32 << 20  # beside twice the log: what a checkpoint may need, generously
 
 
 class Transaction:
@@ -99,18 +102,17 @@ class _GroupFailed(Exception):
 
 
 class Writer:
-    """Runs operations one after the other in its thread. ``connection`` is used by nobody else.
+    """Runs operations one after the other in its thread. The database's connection is used by nobody else.
 
     What a group writes is in the journal, flushed, before it is committed, and taken out again if it cannot be committed.
     """
 
-    def __init__(
-        self, connection: duckdb.DuckDBPyConnection, journal: Journal | None = None, *, idle_seconds: float = IDLE_SECONDS
-    ) -> None:
-        self._connection, self._journal = connection, journal
+    def __init__(self, database: Database, journal: Journal | None = None, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._database, self._connection, self._journal = database, database.connection, journal
         self._queue: queue.Queue[_Job | None] = queue.Queue(MAX_WAITING)
         self._idle_seconds = idle_seconds
         self._dirty = False
+        self._short_of_room = False
         self._closing = threading.Lock()
         self._closed = False
         self.stopped_by: BaseException | None = None
@@ -122,7 +124,7 @@ class Writer:
         job = _Job(operation)
         with self._closing:
             if self._closed:
-                raise UserError("the database is closed. Start nashloop again.")
+                raise Unavailable("the database is closed. Start nashloop again.")
             self._queue.put(job)
         return job.future.result()
 
@@ -148,6 +150,8 @@ class Writer:
             group, closing = self._next_group()
             if group:
                 self._write(group)
+                if self._database.log_bytes() > LONG_LOG_BYTES:
+                    self._checkpoint()
             elif self._dirty:  # idle or closing: a short log makes the next start quick
                 self._checkpoint()
             if closing:
@@ -220,18 +224,29 @@ class Writer:
             logger.critical("the database engine failed, nothing is acknowledged any more: %s", error)
             self.stopped_by = error
             return _stopped(error)
-        return _readable(error)
+        return readable(error)
 
     def _checkpoint(self) -> None:
+        """Merge the log into the file, if there is room to finish: otherwise the engine would give up the open database."""
+        if self.stopped_by is not None or not self._room_for_checkpoint():
+            return
         self._dirty = False
-        if self.stopped_by is None:
-            try:
-                self._connection.execute("CHECKPOINT")
-            except (duckdb.FatalException, duckdb.InternalException) as error:  # a full disk at this point is fatal to the engine
-                logger.critical("the database engine failed while it was tidying up: %s", error)
-                self.stopped_by = error
-            except duckdb.Error as error:
-                logger.warning("checkpoint put off: %s", error)  # the log is replayed at the next start
+        try:
+            self._connection.execute("CHECKPOINT")
+        except (duckdb.FatalException, duckdb.InternalException) as error:
+            logger.critical("the database engine failed while it was tidying up: %s", error)
+            self.stopped_by = error
+        except duckdb.Error as error:
+            logger.warning("checkpoint put off: %s", error)  # the log is replayed at the next start
+
+    def _room_for_checkpoint(self) -> bool:
+        path = self._database.path
+        before, self._short_of_room = self._short_of_room, False
+        if path != IN_MEMORY and not has_room(path.parent, 2 * self._database.log_bytes() + CHECKPOINT_BYTES):
+            self._short_of_room = True
+            if not before:
+                logger.error("the disk is nearly full: the write-ahead log of %s is kept as it is until there is room", path)
+        return not self._short_of_room
 
 
 def _attempt(job: _Job, transaction: Transaction) -> None:
@@ -247,14 +262,7 @@ def _attempt(job: _Job, transaction: Transaction) -> None:
         job.error = error
 
 
-def _stopped(cause: BaseException) -> UserError:
-    return UserError(
+def _stopped(cause: BaseException) -> Unavailable:
+    return Unavailable(
         f"the database engine stopped ({str(cause).splitlines()[0]}). Everything acknowledged is on disk; restart nashloop."
     )
-
-
-def _readable(error: Exception) -> Exception:
-    text = str(error)
-    if isinstance(error, (duckdb.Error, OSError)) and any(s in text for s in ("No space left", "File too large", "Disk quota")):
-        return UserError(f"the disk is full, nothing of this was stored ({text.splitlines()[0]}). Free some space and try again.")
-    return error

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from storage.errors import UserError
+from storage.errors import Unavailable, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ def _shown(value: Any) -> str:
 
 
 async def _user_error(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, Unavailable):  # pages keep what they could not send and try again
+        return error_response(503, str(error), **{"Retry-After": "10"})
     return error_response(422, str(error))
 
 

@@ -63,7 +63,7 @@ def insert(name):
 
 
 def test_an_operation_that_raises_leaves_its_neighbours_alone(database):
-    writer = Writer(database.connection)
+    writer = Writer(database)
 
     def fail(transaction):
         transaction.insert("events", [event_row("never")])
@@ -77,7 +77,7 @@ def test_an_operation_that_raises_leaves_its_neighbours_alone(database):
 
 
 def test_a_row_that_the_engine_refuses_leaves_its_neighbours_alone(database):
-    writer = Writer(database.connection)
+    writer = Writer(database)
     undone = []
 
     def twice(transaction):
@@ -93,7 +93,7 @@ def test_a_row_that_the_engine_refuses_leaves_its_neighbours_alone(database):
 
 
 def test_an_operation_that_fails_after_flushing_leaves_its_neighbours_alone(database):
-    writer = Writer(database.connection)
+    writer = Writer(database)
 
     def look_then_fail(transaction):
         transaction.insert("events", [event_row("flushed")])
@@ -107,7 +107,7 @@ def test_an_operation_that_fails_after_flushing_leaves_its_neighbours_alone(data
 
 
 def test_a_fatal_engine_error_stops_acknowledging(database):
-    writer = Writer(database.connection)
+    writer = Writer(database)
 
     def break_down(transaction):
         raise duckdb.FatalException("the engine is gone")
@@ -122,7 +122,7 @@ def test_a_fatal_engine_error_stops_acknowledging(database):
 
 
 def test_closing_writes_what_waits_and_refuses_what_comes_later(database):
-    writer = Writer(database.connection)
+    writer = Writer(database)
     writer.run(insert("first"))
     writer.close()
     with pytest.raises(UserError, match="closed"):
