@@ -15,6 +15,8 @@ from storage.round_export import export_job
 from storage.store import Store
 
 PROMOTIONS = ("gate", "manual")
+# Of the app, not the learner.
+OPTION_NAMES = ("promote", "selection", "overlap", "pairs_per_prompt", "with_imported", "max_prompts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

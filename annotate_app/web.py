@@ -13,7 +13,7 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from annotate_app import csrf, metrics, oidc
 from annotate_app.api import account as account_api
-from annotate_app.api import browse, campaign, history, labelling, live, messages, reports, research
+from annotate_app.api import browse, campaign, gates, history, labelling, live, messages, reports, research
 from annotate_app.api.errors import add_error_handlers, error_response
 from annotate_app.auth import PRINCIPAL
 from annotate_app.context import AppContext
@@ -43,7 +43,7 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
     add_error_handlers(app)
     _add_middleware(app, context, request_metrics)
     bearer = [_documented_bearer()]
-    for routes in (labelling, live, history, messages, campaign, research, reports):
+    for routes in (labelling, live, history, messages, campaign, research, reports, gates):
         app.include_router(routes.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(browse.build_api(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(account_api.build_router(context), prefix="/api/v1", dependencies=bearer)
@@ -63,7 +63,7 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
 def _add_middleware(app: FastAPI, context: AppContext, request_metrics: metrics.RequestMetrics) -> None:
     """From the inside out: cross-origin answers, the guard, the session it reads, page security, timing."""
     app.add_middleware(CORSMiddleware, allow_origins=[])  # its presence keeps Gradio from reflecting foreign origins
-    app.add_middleware(Guard, store=context.store, key=context.session_secret)
+    app.add_middleware(Guard, store=context.store, key=context.session_secret, upload_mb=context.security.upload_mb)
     app.add_middleware(
         SessionMiddleware,
         secret_key=context.session_secret,

@@ -36,6 +36,9 @@ class Campaign:
     gate_threshold: float = Field(default=0.5, ge=0.3, le=0.9)  # win rate that the lower bound has to pass
     gate_votes: int = Field(default=300, ge=20, le=10_000)  # most votes of one comparison
     gate_trains: bool = False  # votes of the gate teach the preference model too
+    round_every_labels: int | None = Field(default=None, ge=20)  # a round starts by itself after so many decided labels
+    round_every_hours: float | None = Field(default=None, ge=0.1, le=10_000)  # after so long, if there are new labels
+    round_below_bits: float | None = Field(default=None, gt=0, le=1)  # when a waiting pair tells less: its expected information
     round: dict[str, Any] = field(default_factory=dict)  # defaults of the round form, keys as in a round's settings
 
     @model_validator(mode="after")

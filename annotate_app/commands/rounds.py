@@ -85,9 +85,10 @@ def show(
         found, answers = None, []
         if any(finished["number"] == number for finished in client.get("/reports")["reports"]):
             found, answers = client.get(f"/rounds/{number}/report"), client.get(f"/rounds/{number}/summary")["summary"]
+        gate = next((g for g in client.get("/gates")["gates"] if g["candidate"] == round_["new_policy"]), None)
     said = [f"{answer['question']} {answer['short']} {answer['why']}" for answer in answers]
-    text = "\n".join([*said, describe(round_, found)])
-    report({**round_, "report": found, "summary": answers}, text, as_json=as_json)
+    text = "\n".join([*said, describe(round_, found), *([_gate_text(gate)] if gate else [])])
+    report({**round_, "report": found, "summary": answers, "gate": gate}, text, as_json=as_json)
 
 
 @group.command()
@@ -235,6 +236,13 @@ def describe(round_: dict[str, Any], found: dict[str, Any] | None) -> str:
         lines.append(f"  {name}: {_measure(value)}")
     lines += [f"  limit left: {reason}" for reason in (found or {}).get("reasons", [])]
     return "\n".join(lines)
+
+
+def _gate_text(gate: dict[str, Any]) -> str:
+    """How people's votes on the round's policy stand."""
+    counts = f"{gate['wins']} wins, {gate['ties']} ties, {gate['losses']} losses"
+    state = gate["decided"]["action"] if gate["decided"] else f"open, {gate['pairs_waiting']} pairs wait in the queue"
+    return f"  people, policy {gate['candidate']} against {gate['opponent']}: {gate['sentence']} {counts}; {state}"
 
 
 def _measure(value: Any) -> str:

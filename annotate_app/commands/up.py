@@ -55,8 +55,10 @@ def up(
         )
         context.rounds.ensure_started()
         context = stack.enter_context(with_live_prompts(context, policy_server, device))
+        from annotate_app.attendant import Attendant
         from annotate_app.web import build_app
 
+        stack.enter_context(Attendant(context).running())
         app, url = build_app(context), address(host, port)
         link = fresh_link(context)
         if backup_every:

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from annotate_app.context import AppContext
+from annotate_app.job_setup import OPTION_NAMES
 from annotate_app.pages import console_text as text
 from annotate_app.pages.console_parts import Part, actor, enabled, on_click
 from annotate_app.pages.now_html import STOPPED
@@ -20,7 +21,6 @@ KINDS = [
     ("More responses to label", "generate"),
     ("Evaluate the serving policy", "evaluate"),
 ]
-OPTIONS = ("promote", "selection", "overlap", "pairs_per_prompt", "with_imported", "max_prompts")  # of the app, not the learner
 
 
 def build_round(context: AppContext, problem: gr.Markdown) -> list[Part]:
@@ -66,7 +66,7 @@ def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[
 
     def run(request: gr.Request, what: str, *values: Any) -> None:
         asked = flat(context.store.campaign().round) | dict(zip(named, values, strict=True))
-        options = {name: asked.pop(name) for name in OPTIONS if name in asked}
+        options = {name: asked.pop(name) for name in OPTION_NAMES if name in asked}
         settings = build_settings(nested({**asked, "kind": what}), where="Settings")
         context.rounds.start(settings, actor=actor(request), options=options)
 

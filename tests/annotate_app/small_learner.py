@@ -64,6 +64,8 @@ def write_artifact(build: Path, job_dir: Path, settings: JobSettings, lineage: d
         (build / "adapter").mkdir(exist_ok=True)
         (build / "adapter" / "adapter_model.safetensors").write_bytes(policy.encode())
         pq.write_table(pair_scores(responses), build / "pair_scores.parquet")
+        heldout = [p["prompt_id"] for p in prompts if p["split"] == "heldout"]
+        responses += sample(policy, heldout, settings, "gate") + sample(lineage["parent"], heldout, settings, "gate")
     if responses:
         pq.write_table(pa.Table.from_pylist(responses, schema=RESPONSES), build / "responses.parquet")
     (build / "report.json").write_text(json.dumps(report))
@@ -76,7 +78,7 @@ def sample(policy: str, prompt_ids: list[str], settings: JobSettings, role: str)
             "response_id": str(uuid.uuid5(uuid.UUID(policy), f"{prompt} {k} {settings.seed}")),
             "prompt_id": prompt,
             "policy_id": policy,
-            "text": f"answer {k} to {prompt}, seed {settings.seed}",
+            "text": f"answer {k} to {prompt}, seed {settings.seed}" + f", policy {policy}" * (role == "gate"),
             "token_ids": [1, 2, 3],
             "sum_logp": -4.5,
             "finish_reason": "stop",

@@ -1,0 +1,124 @@
+"""What the app does by itself while it runs: follow votes on policies, and start the rounds that the campaign wants."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from annotate_app.candidates import pair_scores
+from annotate_app.context import AppContext
+from annotate_app.job_setup import OPTION_NAMES
+from annotate_app.pair_selection import Pair, bald
+from annotate_app.triggers import Facts, NextRound, has_triggers, next_round
+from storage.campaign import Campaign
+from storage.contract.settings import build_settings
+from storage.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 3.0
+
+
+class Attendant:
+    """Follows votes and starts rounds that are due, from a thread of its own."""
+
+    def __init__(self, context: AppContext, *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._store, self._rounds, self._data_dir, self._clock = context.store, context.rounds, context.data_dir, clock
+        self._version: int | None = None  # of the store when votes were followed
+        self._refused_at: int | None = None  # labels when a round could not be started
+
+    def look(self) -> None:
+        """Once: follow votes if anything was written, and start a round if one is due."""
+        version = self._store.version()
+        if version != self._version:
+            self._version = version
+            self._rounds.follow_votes()
+        campaign = self._store.campaign()
+        if has_triggers(campaign):
+            self._start_if_due(campaign)
+
+    def next_round(self) -> NextRound:
+        """When the next round begins."""
+        campaign = self._store.campaign()
+        needed = _settings(campaign)["settings"].preference.min_judgments
+        return next_round(campaign, self._facts(campaign), needed)
+
+    def _start_if_due(self, campaign: Campaign) -> None:
+        facts, given = self._facts(campaign), _settings(campaign)
+        due = next_round(campaign, facts, given["settings"].preference.min_judgments)
+        if due.reason is None or facts.new_labels == self._refused_at:
+            return
+        try:
+            started = self._rounds.start(**given, actor="system")
+        except UserError as error:  # tried again with the next label
+            self._refused_at = facts.new_labels
+            logger.warning("a round was due (%s) but did not start: %s", due.reason, error)
+            return
+        self._store.append_event(actor="system", kind="trigger.fired", subject=started.id, data={"reason": due.reason})
+
+    def _facts(self, campaign: Campaign) -> Facts:
+        rounds = self._store.list_rounds()
+        last = next((r.created_at for r in rounds if r.kind == "round"), None)
+        asked = {"last": last or datetime.fromtimestamp(0, UTC), "with_gate": campaign.gate_trains}
+        [row] = self._store.query(_LABELS, asked).to_pylist()
+        since = last or row["first_at"]
+        voted_on = (one.candidate for one, _, _ in self._rounds.comparisons() if one.decided is None)
+        return Facts(
+            new_labels=row["new_labels"],
+            all_labels=row["all_labels"],
+            since_last=None if since is None else self._clock() - since,
+            information=self._information() if campaign.round_below_bits is not None else None,
+            running=next((r.kind for r in rounds if r.status == "running"), None),
+            undecided=next((policy.number for policy in voted_on if policy.status == "candidate"), None),
+        )
+
+    @contextmanager
+    def running(self) -> Iterator["Attendant"]:
+        """Look every few seconds while the block runs; what goes wrong is told in the log, and the app goes on."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._loop, args=(stop,), name="nashloop-attendant", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            stop.set()
+            thread.join()
+
+    def _loop(self, stop: threading.Event) -> None:
+        while not stop.wait(LOOK_S):
+            try:
+                self.look()
+            except Exception:
+                logger.exception("votes were not followed, or a due round was not started")
+
+    def _information(self) -> float | None:
+        """Mean over the label pairs that wait, by the newest ensemble; None where no ensemble has scored them."""
+        policy = self._store.serving_policy()
+        waiting = {(t.response_1_id, t.response_2_id) for t in self._store.open_tasks() if t.purpose == "label"}
+        if not waiting:
+            return 0.0
+        scores = pair_scores(self._store, self._data_dir, policy) if policy else {}
+        known = [
+            bald(
+                Pair(prompt_id=row["prompt_id"], response_1_id=x, response_2_id=y, ensemble_logits=tuple(row["ensemble_logits"]))
+            )
+            for (x, y), row in scores.items()
+            if row["ensemble_logits"] and ((x, y) in waiting or (y, x) in waiting)
+        ]
+        return sum(known) / len(known) if known else None
+
+
+def _settings(campaign: Campaign) -> dict[str, Any]:
+    """What a started round is given: the campaign's settings and options of a round."""
+    values = dict(campaign.round)
+    options = {name: values.pop(name) for name in OPTION_NAMES if name in values}
+    return {"settings": build_settings(values, where="round"), "options": options}
+
+
+_LABELS = """
+    SELECT count(*) AS all_labels, count(*) FILTER (j.submitted_at > $last) AS new_labels, min(j.submitted_at) AS first_at
+    FROM judged_pairs j JOIN tasks ON tasks.id = j.task_id
+    WHERE j.verdict IN ('a', 'b') AND ($with_gate OR tasks.purpose <> 'gate')
+"""
