@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -123,16 +124,17 @@ def _attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    trees = _trees.get()
+    sizes = [end - start for tree in trees for start, end in (tree.prompt, *tree.responses)]
+    pieces = zip(*(tensor.split(sizes, 2) for tensor in (query, key, value)), strict=True)
     parts = []
-    for tree in _trees.get():
-        own = slice(*tree.prompt)
-        keys, values = key[:, :, own], value[:, :, own]
-        parts.append(scaled_dot_product_attention(query[:, :, own], keys, values, is_causal=True, scale=scaling))
-        for start, end in tree.responses:
-            here = slice(start, end)
-            all_keys, all_values = torch.cat([keys, key[:, :, here]], 2), torch.cat([values, value[:, :, here]], 2)
-            seen = torch.ones(end - start, all_keys.shape[2], dtype=torch.bool, device=key.device).tril(keys.shape[2])
-            parts.append(scaled_dot_product_attention(query[:, :, here], all_keys, all_values, attn_mask=seen, scale=scaling))
+    for tree in trees:
+        asking, keys, values = next(pieces)
+        parts.append(scaled_dot_product_attention(asking, keys, values, is_causal=True, scale=scaling))
+        for asking, own_keys, own_values in islice(pieces, len(tree.responses)):
+            all_keys, all_values = torch.cat([keys, own_keys], 2), torch.cat([values, own_values], 2)
+            seen = torch.ones(asking.shape[2], all_keys.shape[2], dtype=torch.bool, device=key.device).tril(keys.shape[2])
+            parts.append(scaled_dot_product_attention(asking, all_keys, all_values, attn_mask=seen, scale=scaling))
     return torch.cat(parts, 2).transpose(1, 2), None
 
 
