@@ -20,8 +20,7 @@ from storage.tables import SCHEMAS
 
 T = TypeVar("T")
 MAX_CONNECTIONS = 12
-ATTEMPTS = 6
-PATIENCE_S = 10.0  # for a server that is starting, and for a free connection
+PATIENCE_S = 6.0  # with a server that is starting, a lost connection, a deadlock
 _MESSAGES = pa.list_(MESSAGE)
 
 
@@ -31,7 +30,7 @@ class Server:
     def __init__(self, url: str, *, max_connections: int = MAX_CONNECTIONS) -> None:
         self.name = public_name(url)
         options = {"options": "-c TimeZone=UTC", "application_name": "nashloop", "row_factory": dict_row, "autocommit": True}
-        size = {"min_size": 1, "max_size": max_connections, "timeout": PATIENCE_S}
+        size = {"min_size": 1, "max_size": max_connections, "timeout": PATIENCE_S, "reconnect_timeout": PATIENCE_S}
         self.pool = ConnectionPool(url, kwargs=options, configure=_configure, open=False, name="nashloop", **size)
         try:
             psycopg.connect(url, connect_timeout=int(PATIENCE_S), **options).close()  # says why it cannot; the pool would not
@@ -58,27 +57,29 @@ class Server:
         """What one query finds, at half the cost of a transaction."""
         return self._try(lambda connection: Transaction(connection).rows(sql, params))
 
-    def _try(self, work: Callable[[psycopg.Connection[Any]], T]) -> T:
-        attempt = 0
+    def _try(self, work: Callable[[psycopg.Connection[Any]], T], patience_s: float = PATIENCE_S) -> T:
+        until, pause_s = time.monotonic() + patience_s, 0.02
         while True:
             try:
-                with self.pool.connection() as connection:
+                with self.pool.connection(timeout=max(0.1, until - time.monotonic())) as connection:
                     return work(connection)
             except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure):
-                if attempt == ATTEMPTS - 1:
+                if time.monotonic() > until:
                     raise
             except (psycopg.errors.DiskFull, psycopg.DataError) as error:
                 raise _readable(error) from error
-            except (psycopg.OperationalError, PoolTimeout, PoolClosed) as error:
-                if isinstance(error, PoolClosed) or attempt == ATTEMPTS - 1:
+            except (psycopg.OperationalError, PoolTimeout) as error:
+                if time.monotonic() > until or isinstance(error, PoolClosed):
                     raise self._unreachable(error) from error
-                self._find_again(attempt)
-            attempt += 1
+                with suppress(psycopg.Error, PoolTimeout):
+                    self.pool.check()  # the server restarted or the network broke: drop dead connections
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
 
     def alive(self) -> bool:
         """Whether the server answers."""
         with suppress(UserError, psycopg.Error):
-            return bool(self.rows("SELECT 1 AS yes"))
+            return bool(self._try(lambda connection: Transaction(connection).rows("SELECT 1 AS yes"), patience_s=1.0))
         return False
 
     def waiting(self) -> int:
@@ -87,12 +88,6 @@ class Server:
 
     def close(self) -> None:
         self.pool.close()
-
-    def _find_again(self, attempt: int) -> None:
-        """The server restarted or the network broke: drop dead connections, and wait a little."""
-        time.sleep(0.05 * 2**attempt)
-        with suppress(psycopg.Error, PoolTimeout):
-            self.pool.check()
 
     def _unreachable(self, error: BaseException) -> UserError:
         return UserError(

@@ -21,12 +21,27 @@ OPTIONS = "-c listen_addresses='' -c fsync=off -c full_page_writes=off -c max_co
 
 
 class PostgresServer:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, pg_ctl: str, **as_other: str) -> None:
+        self._folder, self._pg_ctl, self._as_other = folder, pg_ctl, as_other
+        self.start()
         self._template = self._create("template_" + new_id()[-8:])
         server = Server(self.url(self._template), max_connections=1)
         prepare(server)
         server.close()
+
+    def start(self) -> None:
+        options = f"{OPTIONS} -c unix_socket_directories='{self._folder}'"
+        self._control("-l", str(self._folder / "log"), "-o", options, "-w", "start")
+
+    def stop(self) -> None:
+        self._control("-m", "immediate", "-w", "stop")
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def _control(self, *arguments: str) -> None:
+        _run(self._pg_ctl, "-D", str(self._folder / "data"), *arguments, cwd=self._folder, **self._as_other)
 
     def url(self, name: str) -> str:
         return f"postgresql://{USER}@/{name}?host={self._folder}"
@@ -63,12 +78,11 @@ def running_server() -> Iterator[PostgresServer]:
     try:
         data = str(folder / "data")
         _run(initdb, "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", cwd=folder, **as_other)
-        options = f"{OPTIONS} -c unix_socket_directories='{folder}'"
-        _run(pg_ctl, "-D", data, "-l", str(folder / "log"), "-o", options, "-w", "start", cwd=folder, **as_other)
+        server = PostgresServer(folder, pg_ctl, **as_other)
         try:
-            yield PostgresServer(folder)
+            yield server
         finally:
-            _run(pg_ctl, "-D", data, "-m", "immediate", "-w", "stop", cwd=folder, **as_other)
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

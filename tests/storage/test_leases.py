@@ -26,11 +26,15 @@ class Labelling(RuleBasedStateMachine):
     @initialize(num_tasks=st.integers(1, 4), wanted=st.integers(1, 2))
     def start(self, num_tasks, wanted):
         self.clock, self.wanted = Clock(), wanted
-        self.store = open_store(clock=self.clock, rng=random.Random(0), lease_seconds=LEASE_SECONDS)
+        self.store = self.open()
+        self.tasks = [f"t{i}" for i in range(num_tasks)]
         fill(self.store, num_tasks=num_tasks, num_annotators=3, wanted=wanted)
         self.given = {}  # lease id -> (pair, expires_at), unanswered
         self.judged = {}  # judgment id -> (task, annotator, verdict), standing
         self.closed = set()
+
+    def open(self):
+        return open_store(clock=self.clock, rng=random.Random(0), lease_seconds=LEASE_SECONDS)
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -118,7 +122,7 @@ class Labelling(RuleBasedStateMachine):
 
     @rule(task=st.sampled_from(["t0", "t1"]))
     def close_task(self, task):
-        if task in self.store._state.book.tasks:
+        if task in self.tasks:
             self.store.close_tasks([task], actor="system", reason="test")
             self.closed.add(task)
 
@@ -127,7 +131,7 @@ class Labelling(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         filled = Counter(task for task, _, verdict in self.judged.values() if verdict != "skip")
-        for task in self.store._state.book.tasks:
+        for task in self.tasks:
             people_on_it = [p.annotator_id for p in self.held(task)]
             assert len(people_on_it) == len(set(people_on_it))
             assert filled[task] + len(people_on_it) <= self.wanted
