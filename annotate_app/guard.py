@@ -20,6 +20,7 @@ from annotate_app.auth import PRINCIPAL, Principal, authenticate
 from annotate_app.csrf import carries_token
 from annotate_app.pages.small import forbidden_page
 from annotate_app.rate_limits import Rate
+from annotate_app.uploads import announced_too_much, body_limit, limited, too_much
 from storage.store import Store
 
 PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/metrics", "/manifest.json", "/favicon.ico", "/robots.txt")
@@ -52,8 +53,8 @@ OPENING_TAG = re.compile(rb"<(script|style)(?=[\s>])", re.IGNORECASE)
 class Guard:
     """Authenticates every HTTP request and refuses those that may not pass."""
 
-    def __init__(self, app: ASGIApp, *, store: Store, key: str) -> None:
-        self.app, self.store, self.key = app, store, key
+    def __init__(self, app: ASGIApp, *, store: Store, key: str, upload_mb: float) -> None:
+        self.app, self.store, self.key, self.upload_mb = app, store, key, upload_mb
         self.rate = Rate(per_s=50, burst=300)  # of one person's browsers: a page asks a few times a second at most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +69,11 @@ class Guard:
             if refused is not None:
                 await refused(scope, receive, send)
                 return
+            limit = body_limit(request, known=who is not None, upload_mb=self.upload_mb)
+            if announced_too_much(request, limit):
+                await error_response(413, too_much(limit))(scope, receive, send)
+                return
+            receive = limited(receive, limit)
             if who is not None and is_privileged(request):
                 send = recording(send, self.store, who, request)
         await self.app(scope, receive, send)

@@ -8,6 +8,7 @@ import functools
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -45,6 +46,7 @@ from storage.records import Policy, Round
 from storage.store import Store
 
 logger = logging.getLogger(__name__)
+APP_SECRETS = re.compile(r"NASHLOOP_\w*(SECRET|DATABASE)\w*|PGPASSWORD")
 
 
 class RoundService:
@@ -345,9 +347,13 @@ def learner_rules(python: str) -> list[dict[str, Any]]:
 
 
 def learner_environment() -> dict[str, str]:
-    """This environment, with the learner importable also where nashloop runs from its source tree."""
+    """This environment, with the learner importable also where nashloop runs from its source tree.
+
+    Secrets of the app (NASHLOOP_..._SECRET, the database's address) are none of a job's business, which may run elsewhere.
+    """
     paths = [str(learner_dir().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    own = {name: value for name, value in os.environ.items() if not APP_SECRETS.fullmatch(name)}
+    return {**own, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def _number_of(job_dir: Path) -> int:

@@ -43,7 +43,7 @@ def load_encoder(model: str | Path) -> tuple[nn.Module, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-        body = AutoModel.from_pretrained(model)
+        body = AutoModel.from_pretrained(model, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{str(model)!r} is no Hugging Face model with a tokenizer that can be read: {str(error).splitlines()[0]}. "

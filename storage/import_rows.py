@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,8 @@ from storage.errors import UserError
 
 T = TypeVar("T")
 SHOWN = 10
+UNPACKED_LIMIT = 2_000_000_000  # bytes of a Parquet file in memory
+BATCH_ROWS = 256
 
 
 class BadRow(ValueError):
@@ -108,7 +110,7 @@ def _jsonl(path: Path) -> list[FileRow]:
 def _json_row(number: int, line: str) -> FileRow:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return FileRow(number=number, values={}, problem=f"not JSON: {error}")
     return _object_row(number, values)
 
@@ -122,7 +124,7 @@ def _object_row(number: int, values: Any) -> FileRow:
 def _json(path: Path) -> list[FileRow]:
     try:
         values = json.loads(_text(path))
-    except ValueError:
+    except (ValueError, RecursionError):
         return _jsonl(path)  # many .json files are JSON Lines
     return [_object_row(number, row) for number, row in enumerate(values if isinstance(values, list) else [values], start=1)]
 
@@ -141,11 +143,30 @@ def _csv(path: Path) -> list[FileRow]:
 
 
 def _parquet(path: Path) -> list[FileRow]:
+    records: list[dict[str, Any]] = []
     try:
-        records = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            _check_size(path, sum(_unpacked_sizes(file)))
+            come = 0
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):  # what a file says of itself may be false
+                come += batch.nbytes
+                _check_size(path, come)
+                records.extend(batch.to_pylist())
+    except (pa.ArrowException, OSError, OverflowError) as error:
         raise UserError(f"{path.name} is not readable as Parquet: {str(error).splitlines()[0]}. Check the file.") from error
     return [FileRow(number=number, values=values) for number, values in enumerate(records, start=1)]
+
+
+def _unpacked_sizes(file: pq.ParquetFile) -> Iterator[int]:
+    for group in range(file.metadata.num_row_groups):
+        chunks = file.metadata.row_group(group)
+        yield max(chunks.total_byte_size, sum(chunks.column(k).total_uncompressed_size for k in range(chunks.num_columns)))
+
+
+def _check_size(path: Path, size: int) -> None:
+    """UserError where a small file unpacks to more than memory should hold."""
+    if size > UNPACKED_LIMIT:
+        raise UserError(f"{path.name} unpacks to more than {UNPACKED_LIMIT / 1e9:g} GB. Split it into smaller files.")
 
 
 def _text(path: Path) -> str:

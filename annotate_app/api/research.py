@@ -22,6 +22,7 @@ from annotate_app.api.people import Actor, Body, build_people_router
 from annotate_app.auth import Principal, require
 from annotate_app.context import AppContext
 from annotate_app.launcher import JobRunning
+from annotate_app.uploads import safe_name
 from storage.contract.settings import build_settings
 from storage.doctor import check_contents
 from storage.exports import EXPORT_FORMATS, write_export
@@ -272,7 +273,7 @@ async def _received(request: Request, filename: str) -> AsyncIterator[Path]:
     """The request's body as a temporary file with the ending of ``filename``; removed afterwards."""
     aside = Path(tempfile.mkdtemp(prefix="nashloop-import-"))
     try:
-        path = aside / (Path(filename).name or "file")
+        path = aside / safe_name(filename)
         with path.open("wb") as file:
             async for chunk in request.stream():
                 await run_in_threadpool(file.write, chunk)

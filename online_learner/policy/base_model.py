@@ -36,7 +36,8 @@ def load_base_model(name: str, *, revision: str | None = None, device: str = "au
     chosen = choose_device(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+        # safetensors only: other formats can run code when they are read
+        model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=torch.float32, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
