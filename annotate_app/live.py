@@ -177,6 +177,7 @@ class LiveService:
             self._checked.pop(name, None)
             server.load(name, self._data_dir / str(policy.adapter_path))
         if name not in self._checked:
+            server.warm_up(name)
             difference = canary(server, name, self._store, policy)
             if difference is not None and not difference <= TOLERANCE:
                 if policy.adapter_path is not None:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 BASE_NAME = "policy-0"
 VLLM_PYTHON = "NASHLOOP_VLLM_PYTHON"  # the interpreter of vLLM's own environment, where it has one
-CALL_S = 20  # loading an adapter and scoring a few responses
+CALL_S = 60  # loading an adapter, and scoring responses; vLLM's first one takes 15 s
 FIRST_TOKEN_S = 15  # slower than that is as good as not there: people go on with the queue
 START_S = 180
 
@@ -58,6 +58,7 @@ class PolicyServer:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._verify = self.url.startswith("https:")  # reading the certificates takes longer than a first token
 
     def models(self) -> dict[str, str | None]:
         """Names loaded, with the name of the base they are adapters of; None for the base itself."""
@@ -68,6 +69,11 @@ class PolicyServer:
 
     def unload(self, name: str) -> None:
         self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
+
+    def warm_up(self, name: str) -> None:
+        """Have it answer something: the first answer of a server may take many times as long as the second."""
+        body = {"model": name, "messages": [{"role": "user", "content": "Hello"}], "n": 2, "max_tokens": 2, "seed": 0}
+        self._call("POST", "/v1/chat/completions", body)
 
     def response_logp(self, name: str, messages: Messages, token_ids: Sequence[int]) -> float:
         """Summed log-probability of a response's tokens after a prompt, nats."""
@@ -87,7 +93,7 @@ class PolicyServer:
         timeout = httpx.Timeout(FIRST_TOKEN_S, connect=5)
         try:
             async with (
-                httpx.AsyncClient(headers=self._headers, timeout=timeout, trust_env=False) as http,
+                httpx.AsyncClient(headers=self._headers, timeout=timeout, verify=self._verify, trust_env=False) as http,
                 http.stream("POST", self.url + "/v1/chat/completions", json=body) as answer,
             ):
                 if answer.is_error:
@@ -104,7 +110,9 @@ class PolicyServer:
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
         try:
-            answer = httpx.request(method, self.url + path, json=body, headers=self._headers, timeout=CALL_S, trust_env=False)
+            answer = httpx.request(
+                method, self.url + path, json=body, headers=self._headers, timeout=CALL_S, verify=self._verify, trust_env=False
+            )
         except httpx.HTTPError as error:
             raise PolicyServerDown(f"the policy server at {self.url} does not answer ({type(error).__name__})") from error
         if answer.is_error:
@@ -187,7 +195,7 @@ class LocalServer:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
-            self._spawn(vllm_command(vllm, self._model, port), log, vllm_environment(key))
+            self._spawn(vllm_command(vllm, self._model, port, on_cpu=not has_gpu(self._device)), log, vllm_environment(key))
             return f"http://127.0.0.1:{port}"
         with listen("127.0.0.1", 0) as listener:
             command = [
@@ -232,12 +240,18 @@ def vllm_python() -> str | None:
     return os.environ.get(VLLM_PYTHON) or (sys.executable if importlib.util.find_spec("vllm") else None)
 
 
-def vllm_command(python: str, model: str, port: int) -> list[str]:
+def has_gpu(device: str) -> bool:
+    """Whether the learner computes on CUDA here; told without torch, which this process never imports."""
+    return device != "cpu" and Path("/dev/nvidiactl").exists()
+
+
+def vllm_command(python: str, model: str, port: int, *, on_cpu: bool) -> list[str]:
     """vLLM with adapters that come and go. Two at a time: the one that serves, and the one that it takes over from."""
+    slow_to_compile = ["--dtype", "float32", "--enforce-eager"]  # float32 as the learner computes on a CPU
     return [
         python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", BASE_NAME,
         "--host", "127.0.0.1", "--port", str(port), "--enable-lora", "--max-loras", "2", "--max-cpu-loras", "8",
-        "--max-lora-rank", "64", "--enforce-eager",
+        "--max-lora-rank", "64", *(slow_to_compile if on_cpu else []),
     ]  # fmt: skip
 
 

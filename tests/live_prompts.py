@@ -39,11 +39,7 @@ def live_context(context, base, server, tmp_path):
     store = context.store
     store.add_policy(replace(make_policy(), id="base", number=9, base_model=BUILT_IN))  # number 0 is the fixture's
     adapter = tmp_path / "artifacts" / "0001-round" / "adapter"
-    trained = TrainedAdapter(base.model, rank=4, alpha=8, parent=None, seed=1)
-    with torch.no_grad():
-        for parameter in trained.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    trained.save(adapter)
+    make_adapter(base, adapter, seed=1)
     facts = {"adapter_path": str(adapter.relative_to(tmp_path)), "adapter_sha256": sha256(adapter / "adapter_model.safetensors")}
     store.add_policy(make_policy(1, id="one", base_model=BUILT_IN, parent_id="base", **facts))
     store.add_prompts([make_prompt("season", text=QUESTION)])
@@ -58,6 +54,16 @@ def live_context(context, base, server, tmp_path):
     yield replace(context, rounds=rounds, live=live)
     live.close()
     rounds.close()
+
+
+def make_adapter(base, directory: Path, *, seed: int) -> None:
+    """An adapter that answers otherwise than the base, and than that of any other seed."""
+    trained = TrainedAdapter(base.model, rank=4, alpha=8, parent=None, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    trained.save(directory)
 
 
 class Shared:
