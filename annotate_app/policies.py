@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from annotate_app.adapter_check import check_adapter
 from annotate_app.candidates import read_report
 from annotate_app.gate import HumanGate
 from annotate_app.human_gate import Comparison, Comparisons
@@ -163,8 +164,5 @@ class PolicyService:
         return max((event for event in events if event.subject == policy.id), key=lambda event: event.seq)
 
     def _check_adapter(self, policy: Policy) -> None:
-        if policy.adapter_path and not (self._data_dir / policy.adapter_path).is_dir():
-            raise UserError(
-                f"The adapter of policy {policy.number} is not at {self._data_dir / policy.adapter_path} any more. "
-                "Restore the artifacts directory from a backup, or promote another policy."
-            )
+        if policy.adapter_path:
+            check_adapter(self._data_dir, number=policy.number, path=policy.adapter_path, sha256_kept=policy.adapter_sha256)

@@ -39,8 +39,12 @@ def read_manifest(sealed_dir: Path, *, check: bool = True) -> dict[str, Any]:
     path = sealed_dir / MANIFEST
     if not path.exists():
         raise UserError(f"{sealed_dir} is not a finished directory (it has no {MANIFEST}). Start the job again.")
-    manifest = json.loads(path.read_text())
-    for name, sealed_hash in manifest["files"].items() if check else ():
+    try:
+        manifest = json.loads(path.read_text())
+        sealed = dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged. Restore it from a backup, or start a new job instead.") from error
+    for name, sealed_hash in sealed.items() if check else ():
         file = sealed_dir / name
         if not file.exists() or sha256(file) != sealed_hash:
             raise UserError(f"{file} is missing or was changed after it was sealed. Start a new job instead.")
