@@ -1,5 +1,6 @@
 """What annotators are shown of leases and judgments, as JSON. Which response is whose is never told."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,7 +21,7 @@ def lease_json(pair: LeasedPair) -> dict[str, Any]:
     responses = responses_json((pair.response_a, pair.response_b, *pair.more_responses))
     return {
         "lease_id": pair.lease_id,
-        "task_id": pair.task_id,
+        "task_id": opaque(pair.task_id),
         "kind": "training" if pair.purpose == "gold" else "ranking" if pair.more_responses else "pair",
         **prompt_json(pair.prompt),
         "response_a": responses[0],
@@ -46,4 +47,11 @@ def responses_json(texts: Sequence[str]) -> list[dict[str, Any]]:
 def judgment_json(judgment: Judgment) -> dict[str, Any]:
     """A judgment as its annotator sees it; a ranking in the letters shown."""
     ranking = None if judgment.ranking is None else letters_ranked(judgment.ranking, judgment.shown_ids)
-    return {name: value for name, value in asdict(judgment).items() if name not in _HIDDEN} | {"ranking": ranking}
+    told = {name: value for name, value in asdict(judgment).items() if name not in _HIDDEN}
+    return told | {"ranking": ranking, "task_id": opaque(judgment.task_id)}
+
+
+def opaque(task_id: str) -> str:
+    """A name for a task that is always the same and says nothing: the id itself tells when the pair was made, so which
+    policies there were. One-way, as an id holds 74 random bits."""
+    return hashlib.sha256(task_id.encode()).hexdigest()[:32]

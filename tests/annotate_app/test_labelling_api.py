@@ -38,7 +38,7 @@ def test_a_verdict_is_stored_and_brings_the_next_pairs(client, context):
     shown = (datetime.now(UTC) - timedelta(seconds=7)).isoformat()
     answer = judge(client, pair["lease_id"], strength=2, rationale=" because ", next=5, shown_at=shown)
     assert answer.status_code == 201
-    assert [p["task_id"] for p in answer.json()["next"]] == ["t1", "t2"]
+    assert [p["prompt"][0]["content"] for p in answer.json()["next"]] == ["Question q1?", "Question q2?"]
     kept = context.store.get_judgment(pair["lease_id"])
     assert (kept.verdict, kept.strength, kept.rationale, kept.annotator_id) == ("a", 2, "because", "ann0")
     assert (kept.submitted_at - kept.shown_at).total_seconds() == pytest.approx(7, abs=1)

@@ -125,7 +125,7 @@ def test_a_flag_reaches_researchers_once_and_the_pair_stays_open(client, researc
     assert answers[0].json() == answers[1].json()
     [shown] = researcher.get(f"{API}/flags").json()["flags"]
     assert (shown["reason"], shown["comment"], shown["annotator"]) == ("private data", "A phone number.", "Annotator 0")
-    assert (shown["task_id"], shown["prompt"], shown["verdict"]) == (pair["task_id"], "Question q0?", None)
+    assert (shown["task_id"], shown["prompt"], shown["verdict"]) == ("t0", "Question q0?", None)
     assert client.post(f"{API}/judgments", json={"lease_id": pair["lease_id"], "verdict": "tie"}).status_code == 201
     assert researcher.get(f"{API}/flags").json()["flags"][0]["verdict"] == "tie"
 
@@ -135,7 +135,7 @@ def test_notes_are_about_a_pair_or_not(client, researcher):
     assert client.post(f"{API}/notes", json={"text": "The guidelines contradict themselves."}).status_code == 201
     assert client.post(f"{API}/notes", json={"text": "This one?", "lease_id": pair["lease_id"]}).status_code == 201
     newest, first = researcher.get(f"{API}/notes").json()["notes"]
-    assert (newest["text"], newest["task_id"], newest["prompt"]) == ("This one?", pair["task_id"], "Question q0?")
+    assert (newest["text"], newest["task_id"], newest["prompt"]) == ("This one?", "t0", "Question q0?")
     assert (first["text"], first["task_id"], first["annotator"]) == (
         "The guidelines contradict themselves.", None, "Annotator 0",
     )  # fmt: skip

@@ -72,6 +72,23 @@ def test_nothing_secret_is_in_the_log(root, context):
         assert word not in told
 
 
+def test_nothing_secret_is_logged_even_with_every_logger_talking(root, context, caplog):
+    caplog.set_level("DEBUG")
+    bearer = root.post("/api/v1/tokens", json={"name": "bot", "scope": "admin"}).json()["token"]
+    link = root.post("/api/v1/users/ada/invite").json()["link"]
+    password = "correct horse battery"
+    browser = TestClient(root.app, raise_server_exceptions=False, follow_redirects=False)
+    browser.get(link)
+    browser.post(link, data={"password": password, "again": password})
+    browser.post("/sign-in", data={"name": "Ada", "password": password + " wrong"})
+    browser.get("/api/v1/me", headers={"Authorization": f"Bearer {bearer}"})
+    browser.get("/api/v1/users", headers={"Authorization": f"Bearer {bearer}x"})
+    browser.post("/api/v1/users", headers={"X-Nashloop": "1"}, json={"name": "x"})
+    told = " ".join(record.getMessage() for record in caplog.records if record.name.split(".")[0] != "httpx")  # the client's own
+    for word in (bearer, link.split("=")[1], password, context.session_secret, *browser.cookies.values()):
+        assert word not in told
+
+
 def test_the_log_is_read_page_by_page_newest_first(root):
     for k in range(5):
         root.post("/api/v1/users", json={"name": f"person {k}"})
