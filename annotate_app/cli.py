@@ -11,6 +11,7 @@ import typer
 
 from annotate_app.commands import (
     accounts,
+    annotators,
     bench,
     campaign,
     doctor,
@@ -46,6 +47,7 @@ app.command("games", context_settings=learner.PASS_ON, add_help_option=False)(le
 app.command("rules")(learner.rules)
 app.add_typer(report.group, name="report")
 app.add_typer(bench.group, name="bench")
+app.add_typer(annotators.group, name="annotators")
 app.add_typer(people.users, name="users")
 app.add_typer(people.tokens, name="tokens")
 people.users.command("sign-out")(accounts.sign_out)

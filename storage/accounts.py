@@ -10,6 +10,7 @@ from storage.database import fetch_rows
 from storage.records import Annotator, Credential, Token, User
 from storage.tables import TABLE_OF, from_row
 
+EVENT_KINDS = ("user.disabled", "token.revoked", "annotator.excluded", "annotator.included")
 Account = Annotator | User | Token | Credential
 
 
@@ -21,6 +22,7 @@ class Accounts:
         self.users: dict[str, User] = {}
         self.tokens: dict[str, Token] = {}
         self.credentials: dict[str, Credential] = {}
+        self.excluded: set[str] = set()  # annotators whose judgments do not count
         self._token_ids: dict[str, str] = {}  # sha256 -> id
 
     def add(self, account: Account) -> Callable[[], None]:
@@ -47,6 +49,10 @@ class Accounts:
             token = self.tokens[subject]
             self.tokens[subject] = replace(token, revoked=True)
             return lambda: self.tokens.update({subject: token})
+        if kind in ("annotator.excluded", "annotator.included"):
+            before = set(self.excluded)
+            self.excluded = before | {subject} if kind == "annotator.excluded" else before - {subject}
+            return lambda: setattr(self, "excluded", before)
         return lambda: None
 
     def annotator_by_handle(self, handle: str) -> Annotator | None:
@@ -70,7 +76,7 @@ def load_accounts(connection: duckdb.DuckDBPyConnection) -> Accounts:
     for kind in (Annotator, User, Token, Credential):
         for row in fetch_rows(connection, f"SELECT * FROM {TABLE_OF[kind]} ORDER BY seq"):
             accounts.add(from_row(kind, row))
-    said = "SELECT kind, subject FROM events WHERE kind IN ('user.disabled', 'token.revoked') ORDER BY seq"
+    said = f"SELECT kind, subject FROM events WHERE kind IN {EVENT_KINDS} ORDER BY seq"
     for row in fetch_rows(connection, said):
         accounts.apply(row["kind"], row["subject"])
     return accounts

@@ -70,33 +70,34 @@ EXPORT_FORMATS: dict[str, Format] = {
 }
 
 
-def write_export(store: Store, format_name: str, path: Path, container: str | None = None) -> int:
+def write_export(store: Store, format_name: str, path: Path, container: str | None = None, *, with_excluded: bool = False) -> int:
     """Write an export to ``path`` (for hf: a new folder) and return its number of rows.
 
-    ``container`` is jsonl or parquet, by default what the suffix says. The file is written aside and renamed: it is there
-    whole or not at all. UserError where the format or container is unknown or the folder exists already.
+    ``container`` is jsonl or parquet, by default what the suffix says. ``with_excluded``: judgments of excluded annotators
+    too. The file is written aside and renamed: it is there whole or not at all. UserError where the format or container is
+    unknown or the folder exists already.
     """
     if format_name not in EXPORT_FORMATS:
         raise UserError(f"there is no export format {format_name!r}. Choose one of {', '.join(EXPORT_FORMATS)}.")
     if format_name == "hf":
-        return _write_dataset(store, path)
+        return _write_dataset(store, path, with_excluded)
     container = container or path.suffix.removeprefix(".")
     if container not in _CONTAINERS:
         raise UserError(f"{path.name}: container {container!r} is unknown. End the name in .jsonl or .parquet.")
     aside = path.with_name(f".{path.name}.part")
     try:
-        num_rows = _CONTAINERS[container](_tables(store, EXPORT_FORMATS[format_name]), aside)
+        num_rows = _CONTAINERS[container](_tables(store, EXPORT_FORMATS[format_name], with_excluded), aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     return num_rows
 
 
-def _tables(store: Store, format_: Format) -> Iterator[pa.Table]:
+def _tables(store: Store, format_: Format, with_excluded: bool) -> Iterator[pa.Table]:
     """The format's rows window by window, at least one table so that columns are known; later judgments are left out."""
     last = store.query("SELECT coalesce(max(seq), 0) AS last FROM judgments")["last"][0].as_py()
     for after in range(0, max(last, 1), WINDOW):
-        window = {"after": after, "until": min(after + WINDOW, last)}
+        window = {"after": after, "until": min(after + WINDOW, last), "with_excluded": with_excluded}
         yield format_(lambda sql, window=window: store.query(sql, window))
 
 
@@ -124,7 +125,7 @@ def _write_jsonl(tables: Iterator[pa.Table], path: Path) -> int:
 _CONTAINERS: dict[str, Callable[[Iterator[pa.Table], Path], int]] = {"parquet": _write_parquet, "jsonl": _write_jsonl}
 
 
-def _write_dataset(store: Store, folder: Path) -> int:
+def _write_dataset(store: Store, folder: Path, with_excluded: bool) -> int:
     """A folder that ``datasets.load_dataset`` reads: data/train.parquet and a card."""
     if folder.exists():
         raise UserError(f"{folder} exists already. Name a new folder.")
@@ -132,17 +133,18 @@ def _write_dataset(store: Store, folder: Path) -> int:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         (aside / "data").mkdir(parents=True)
-        num_rows = _write_parquet(_tables(store, trl), aside / "data" / "train.parquet")
-        (aside / "README.md").write_text(_card(store, num_rows), encoding="utf-8")
+        num_rows = _write_parquet(_tables(store, trl, with_excluded), aside / "data" / "train.parquet")
+        (aside / "README.md").write_text(_card(store, num_rows, with_excluded), encoding="utf-8")
         os.replace(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return num_rows
 
 
-def _card(store: Store, num_rows: int) -> str:
-    facts = store.query("SELECT count(*) AS made, count(DISTINCT annotator_id) AS people FROM judged_pairs").to_pylist()[0]
-    verdicts = store.query("SELECT verdict, count(*) AS n FROM judged_pairs GROUP BY verdict ORDER BY verdict").to_pylist()
+def _card(store: Store, num_rows: int, with_excluded: bool) -> str:
+    counted = f"FROM all_judgments WHERE standing AND purpose <> 'gold' AND ({with_excluded} OR NOT excluded)"
+    facts = store.query(f"SELECT count(*) AS made, count(DISTINCT annotator_id) AS people {counted}").to_pylist()[0]
+    verdicts = store.query(f"SELECT verdict, count(*) AS n {counted} GROUP BY verdict ORDER BY verdict").to_pylist()
     table = "\n".join(f"| {row['verdict']} | {row['n']} |" for row in verdicts)
     return _CARD.format(num_rows=num_rows, verdicts=table, **facts)
 
@@ -170,8 +172,9 @@ _A, _B = _conversation("a"), _conversation("b")
 _CHOSEN = f"CASE verdict WHEN 'a' THEN {_A} ELSE {_B} END"
 _REJECTED = f"CASE verdict WHEN 'a' THEN {_B} ELSE {_A} END"
 _IDS = "judgment_id, strength"
-_EVERY = "SELECT * FROM all_judgments WHERE seq > $after AND seq <= $until"
-_WINDOW = "FROM standing_judgments WHERE seq > $after AND seq <= $until"
+_SEEN = "FROM all_judgments WHERE seq > $after AND seq <= $until AND ($with_excluded OR NOT excluded)"
+_EVERY = f"SELECT * {_SEEN}"
+_WINDOW = f"{_SEEN} AND standing AND purpose <> 'gold'"
 _DECIDED = f"{_WINDOW} AND verdict IN ('a', 'b') ORDER BY seq, judgment_id"
 _UNPAIRED = f"""
     WITH sides AS (

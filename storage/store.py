@@ -4,7 +4,8 @@ Every writing method returns after COMMIT: what it acknowledges survives kill -9
 Event kinds with a meaning here: ``policy.promoted`` (that policy serves, the one before is retired), ``policy.retired``,
 ``round.done|failed|cancelled|interrupted|resumed`` (data.message), ``judgment.withdrawn``, ``task.closed`` (no more leases),
 ``user.disabled``, ``token.revoked``, ``campaign.changed`` (data: the whole record, campaign.py),
-``task.answer`` (what is known of a training pair: verdict, explanation).
+``task.answer`` (what is known of a training pair: verdict, explanation), ``annotator.excluded|included`` (data.reason:
+their judgments do not count and they are handed no pairs; what was said last counts).
 """
 
 from collections.abc import Sequence
@@ -101,9 +102,7 @@ class Store(Protocol):
         again) or unknown (where ``withdraw`` would give None, and where it was replaced by something else)."""
         ...
 
-    def add_live_pair(
-        self, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str
-    ) -> LeasedPair | None:
+    def add_live_pair(self, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str) -> LeasedPair | None:
         """What an annotator asked and the policy answered, and the lease of its author, in one transaction.
 
         ``task.wanted`` is 0: nobody else is given it. A retry gets the same lease; None once it is answered.

@@ -1,22 +1,29 @@
 """Looking at judgments, annotators and policies: pages under /console of which every view is a link, and the same as JSON."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, Form, HTTPException, Query
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import Field
 
+from annotate_app import annotators as people
+from annotate_app.api.gates import gate_json
+from annotate_app.api.people import Actor, Body
 from annotate_app.auth import require
 from annotate_app.browse import PairFilter, choices, find_pairs, pair_of
 from annotate_app.context import AppContext
 from annotate_app.pages.browse_html import annotator_page, annotators_page, pair_page, pairs_page
 from annotate_app.pages.campaign_html import campaign_page
 from annotate_app.pages.lineage_html import lineage_page
-from annotate_app.reports.annotators import annotators_report
 from annotate_app.reports.policies import policies_report
 from storage.contract.settings import UpdateSettings
 
 Text = Annotated[str, Query(max_length=200)]
+
+
+class ExclusionBody(Body):
+    reason: str = Field(min_length=1, max_length=1000, description="kept in the audit log")
 
 
 def pair_filter(
@@ -59,8 +66,25 @@ def build_api(context: AppContext) -> APIRouter:
 
     @router.get("/annotators")
     def annotators() -> dict[str, Any]:
-        """What is known of each annotator: labels, agreement, flips, pull of the first place, time."""
-        return _annotators(context)
+        """What is known of each annotator, with 95 % intervals: agreement, known answers, flips, side, consistency, time.
+
+        ``remarks`` says in a sentence each what to look at; ``random`` and ``adversarial`` hold a bound on false alarms.
+        """
+        return people.known_of_annotators(context)
+
+    @router.post("/annotators/{name}/exclude")
+    def exclude(name: str, body: ExclusionBody, actor: Actor) -> dict[str, Any]:
+        """Leave somebody's judgments (id or handle) out of fits, reports, estimates and exports; they get no more pairs."""
+        annotator = people.find_annotator(store, name)
+        people.exclude(store, annotator, actor=actor.actor, reason=body.reason)
+        return asdict(annotator) | {"excluded": people.excluded_annotators(store).get(annotator.id)}
+
+    @router.post("/annotators/{name}/include")
+    def include(name: str, body: ExclusionBody, actor: Actor) -> dict[str, Any]:
+        """Take an exclusion back: everything this person judged counts again."""
+        annotator = people.find_annotator(store, name)
+        people.include(store, annotator, actor=actor.actor, reason=body.reason)
+        return asdict(annotator) | {"excluded": None}
 
     @router.get("/policies/matrix")
     def matrix() -> dict[str, Any]:
@@ -84,30 +108,40 @@ def build_pages(context: AppContext) -> APIRouter:
 
     @router.get("/console/annotators")
     def annotators() -> str:
-        return annotators_page(_annotators(context)["annotators"])
+        return annotators_page(people.known_of_annotators(context)["annotators"])
 
     @router.get("/console/annotators/{annotator_id}")
     def one_annotator(annotator_id: str) -> str:
-        people = [p for p in _annotators(context)["annotators"] if p["annotator_id"] == annotator_id]
-        if not people:
+        found = [p for p in people.known_of_annotators(context)["annotators"] if p["annotator_id"] == annotator_id]
+        if not found:
             raise HTTPException(404, "There is no annotator with judgments of this id. /console/annotators lists them.")
         me = {"me": annotator_id}
         shares = store.query(_SHARES, me).to_pylist()
         training = store.training(annotator_id)
         return annotator_page(
-            people[0],
+            found[0],
             shares={row["verdict"]: row["n"] for row in shares},
             training=asdict(training) if training else None,
             flags=store.query(_FLAGS, me).to_pylist(),
             notes=store.query(_NOTES, me).to_pylist(),
         )
 
+    @router.post("/console/annotators/{annotator_id}")
+    def set_exclusion(
+        annotator_id: str, do: Annotated[Literal["exclude", "include"], Form()], actor: Actor, reason: Annotated[str, Form()] = ""
+    ) -> RedirectResponse:
+        change = people.exclude if do == "exclude" else people.include
+        change(store, people.find_annotator(store, annotator_id), actor=actor.actor, reason=reason[:1000])
+        return RedirectResponse(f"/console/annotators/{annotator_id}", 303)
+
     @router.get("/console/lineage")
     def lineage(a: int | None = None, b: int | None = None, prompt: str = "") -> str:
         figures = _policies(context)
         prompts = store.query(_PROMPTS).to_pylist()
         compared = _compared(context, a, b, prompt) if a is not None and b is not None and prompt else None
-        return lineage_page(figures["policies"], figures["votes"], prompts, compared)
+        gates = [gate_json(*found) for found in context.rounds.comparisons()]
+        ranked = {"people": figures["people"], "model": figures["model"], "gates": gates}
+        return lineage_page(figures["policies"], figures["votes"], prompts, compared, **ranked)
 
     @router.get("/console/campaign")
     def campaign() -> str:
@@ -129,12 +163,6 @@ def _pair(context: AppContext, task_id: str) -> dict[str, Any]:
     if pair is None:
         raise HTTPException(404, f"There is no pair {task_id}. /console/pairs finds pairs.")
     return pair
-
-
-def _annotators(context: AppContext) -> dict[str, Any]:
-    rows = context.store.query(_SAID).to_pylist()
-    reports = (context.rounds.report(r.number) for r in context.store.list_rounds() if r.kind in ("round", "fit"))
-    return annotators_report(rows, next(filter(None, reports), None))
 
 
 def _policies(context: AppContext) -> dict[str, Any]:
@@ -164,13 +192,10 @@ def _compared(context: AppContext, a: int, b: int, prompt: str) -> dict[str, Any
     return {"a": a, "b": b, "prompt_id": prompt, "messages": found[0]["messages"], "texts_a": texts[a], "texts_b": texts[b]}
 
 
-_SAID = """
-    SELECT annotator_id, annotator, annotator_kind, response_a_id, response_b_id, verdict, standing, shown_at, submitted_at
-    FROM all_judgments WHERE standing AND purpose <> 'gold'
-"""
 _VOTES = """
-    SELECT policy_a_id, policy_b_id, verdict, standing, purpose FROM all_judgments
-    WHERE standing AND purpose <> 'gold' AND policy_a_id <> policy_b_id
+    SELECT policy_a_id, policy_b_id, verdict, standing, purpose, annotator_id, prompt_id, response_a, response_b
+    FROM all_judgments
+    WHERE standing AND NOT excluded AND purpose <> 'gold' AND policy_a_id <> policy_b_id
 """
 _SHARES = "SELECT verdict, count(*) AS n FROM judged_pairs WHERE annotator_id = $me GROUP BY verdict ORDER BY n DESC"
 _FLAGS = """

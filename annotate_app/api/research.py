@@ -182,13 +182,16 @@ def _data(context: AppContext) -> APIRouter:
     router, store = APIRouter(), context.store
 
     @router.get("/exports/{format_name}")
-    def export(format_name: str, container: Literal["jsonl", "parquet"] = "jsonl") -> FileResponse:
-        """Download what was judged. Written to a temporary file in a worker thread, so labelling goes on meanwhile."""
+    def export(format_name: str, container: Literal["jsonl", "parquet"] = "jsonl", with_excluded: bool = False) -> FileResponse:
+        """Download what was judged. Written to a temporary file in a worker thread, so labelling goes on meanwhile.
+
+        ``with_excluded``: judgments of excluded annotators too.
+        """
         if format_name not in EXPORT_FORMATS:
             raise HTTPException(404, f"There is no export format {format_name!r}. Formats: {', '.join(EXPORT_FORMATS)}.")
         aside = Path(tempfile.mkdtemp(prefix="nashloop-export-"))
         try:
-            path = _write_export(context, format_name, container, aside)
+            path = _write_export(context, format_name, container, aside, with_excluded)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -257,14 +260,14 @@ def _busy_is_409() -> Iterator[None]:
         raise HTTPException(409, str(error)) from error
 
 
-def _write_export(context: AppContext, format_name: str, container: str, aside: Path) -> Path:
+def _write_export(context: AppContext, format_name: str, container: str, aside: Path, with_excluded: bool) -> Path:
     """The export as one file: a folder format becomes a zip."""
     if format_name == "hf":
         folder = aside / "nashloop-hf"
-        write_export(context.store, format_name, folder, container)
+        write_export(context.store, format_name, folder, container, with_excluded=with_excluded)
         return Path(shutil.make_archive(str(folder), "zip", folder))
     path = aside / f"nashloop-{format_name}.{container}"
-    write_export(context.store, format_name, path, container)
+    write_export(context.store, format_name, path, container, with_excluded=with_excluded)
     return path
 
 

@@ -44,15 +44,30 @@ def agreement(
 
 
 @group.command()
-def annotators(data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
-    """Say what is known of each annotator: labels, agreement, consistency, pull of the first place, flips, time."""
-    from annotate_app.client import connect
-    from annotate_app.reports.annotators import annotators_report
+def annotators(
+    input_file: InputOption = None,
+    columns: ColumnsOption = None,
+    where: WhereOption = None,
+    data: DataOption = DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what is known of each annotator (known answers, flips, repeats, side, time), with intervals, and whom to look at.
+
+    With --input, of a table of verdicts a, b and tie; roles for --columns: item, annotator, label; first and second.
+    """
+    from annotate_app.reports.annotators import annotators_report, rows_of_labels
     from annotate_app.reports.texts import annotators_text
 
-    with connect(data) as client, raw_export(client) as path:
-        last = next((found for found in finished_reports(client).values() if found.get("preference")), None)
-        figures = annotators_report(read_rows(path), last)
+    if input_file is not None:
+        from annotate_app.reports.long_table import parse_columns, read_labels
+
+        labels, _ = read_labels(input_file, parse_columns(columns), where)
+        figures = annotators_report(rows_of_labels(labels), None)
+    else:
+        from annotate_app.client import connect
+
+        with connect(data) as client:
+            figures = client.get("/annotators")
     report(figures, annotators_text(figures), as_json=as_json)
 
 

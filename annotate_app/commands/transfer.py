@@ -37,6 +37,7 @@ def import_judgments(
 def export(
     format: Annotated[str, typer.Argument(help="raw, training, trl, trl-implicit, unpaired, arena or hf (a dataset folder).")],
     out: Annotated[Path, typer.Option("--out", help="File to write (.jsonl or .parquet), or a folder for hf.")],
+    with_excluded: Annotated[bool, typer.Option("--with-excluded", help="Judgments of excluded annotators too.")] = False,
     data: DataOption = DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,7 +54,7 @@ def export(
     aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
         with connect(data) as client:
-            client.download(f"/exports/{format}", aside, container=container)
+            client.download(f"/exports/{format}", aside, container=container, with_excluded=with_excluded)
         _publish(aside, out, as_folder=format == "hf")
     except OSError as error:
         raise UserError(f"Cannot write {out}: {error.strerror}. Free some space or name another place.") from error

@@ -12,7 +12,6 @@ from urllib.parse import quote
 from annotate_app.browse import PairFilter
 from annotate_app.pages.report_html import page_style
 from annotate_app.render import render_markdown, render_prompt, show_controls
-from annotate_app.reports.texts import estimate
 from storage.records import Message
 
 Row = Mapping[str, Any]
@@ -27,6 +26,17 @@ VERDICT_WORDS = {
     "both_bad": "both bad",
     "skip": "skipped",
 }
+PERSON_FACTS = {  # of the annotators' report, and what they are called
+    "agreement_with_others": "agrees with others",
+    "right": "right, by consensus",
+    "accuracy_known": "right on known answers",
+    "flip_rate": "flips",
+    "repeat_consistency": "repeats alike",
+    "first_shown_wins": "first shown wins",
+    "median_seconds": "seconds a pair",
+    "too_fast": "too fast to read",
+}
+SUSPICIONS = ("random", "adversarial")
 FORM = ("q", "verdict", "annotator", "policy", "purpose", "split", "aspect", "reason", "since", "until", "only")
 
 
@@ -86,11 +96,13 @@ def pair_page(pair: Row) -> str:
 
 
 def annotators_page(people: Sequence[Row]) -> str:
-    """A line for each annotator, with a link to their own page."""
-    head = ("annotator", "labels", "agrees with others", "right, by consensus", "first shown wins", "flips", "scale", "seconds")
+    """Whom to look at, then a line for each annotator with a link to their own page."""
+    if not people:
+        return page("Annotators", "<p>Nobody has labelled yet.</p>", "/console/annotators")
+    head = ("annotator", "labels", *PERSON_FACTS.values())
     rows = "".join(
-        f'<tr><th scope="row"><a href="/console/annotators/{quote(person["annotator_id"])}">{_text(person["annotator"])}</a></th>'
-        f"<td>{person['labels']:,}</td>{''.join(f'<td>{_text(cell)}</td>' for cell in _person_cells(person))}</tr>"
+        f'<tr><th scope="row">{_person_link(person)}{_excluded_tag(person)}</th><td>{person["labels"]:,}</td>'
+        f"{''.join(f'<td>{_text(_fact(person[name]))}</td>' for name in PERSON_FACTS)}</tr>"
         for person in people
     )
     cells = "".join(f'<th scope="col">{name}</th>' for name in head)
@@ -99,22 +111,19 @@ def annotators_page(people: Sequence[Row]) -> str:
         f"{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     note = (
-        "<p>Shares with 95 % intervals. Flips: how often somebody answers the wrong way round; scale: how sharp their answers "
-        "are beside the others' (1 is usual); both from the last round's preference model.</p>"
+        '<p class="small">Shares with 95 % intervals. Flips: how often somebody answers the wrong way round beside the others. '
+        "Right: how often they say what the others' answers make true.</p>"
     )
-    return page("Annotators", note + table if rows else "<p>Nobody has labelled yet.</p>", "/console/annotators")
+    return page("Annotators", _to_look_at(people) + table + note, "/console/annotators")
 
 
 def annotator_page(
     person: Row, *, shares: Mapping[str, int], training: Row | None, flags: Sequence[Row], notes: Sequence[Row]
 ) -> str:
-    """All that is known of one annotator."""
-    names = ("agreement with others", "right, by consensus", "first shown wins", "flip rate", "scale", "seconds a pair")
-    facts = [
-        ("labels", f"{person['labels']:,}"),
-        ("skipped", f"{person['skips']:,}"),
-        *zip(names, _person_cells(person), strict=True),
-    ]
+    """All that is known of one annotator, and whether their judgments count."""
+    facts = [("labels", f"{person['labels']:,}"), ("skipped", f"{person['skips']:,}")]
+    facts += [(words, _fact(person[name])) for name, words in PERSON_FACTS.items()]
+    facts += [("flip rate, by the model", _number(person["flip_rate_model"])), ("scale, by the model", _number(person["scale"]))]
     facts += [(VERDICT_WORDS[name], f"{count:,}") for name, count in shares.items()]
     if training is not None:
         state = {True: "passed", False: "not passed", None: "under way"}[training["passed"]]
@@ -125,12 +134,47 @@ def annotator_page(
         f"wrote: {n['text']}" for n in notes
     ]
     messages = "".join(f"<li>{_text(line)}</li>" for line in sent)
+    remarks = "".join(f"<li>{_text(remark['sentence'])}</li>" for remark in person["remarks"])
     body = (
+        f"{f'<section><h2>To look at</h2><ul>{remarks}</ul></section>' if remarks else ''}"
         f'<dl class="facts">{told}</dl><p><a href="{escape(link)}">Every judgment of {_text(person["annotator"])}</a> · '
         f'<a href="{escape(PairFilter(annotator=person["annotator"], only="disagreement").link())}">where others disagree</a></p>'
-        f"{f'<section><h2>Messages</h2><ul>{messages}</ul></section>' if messages else ''}"
+        f"{_exclusion(person)}{f'<section><h2>Messages</h2><ul>{messages}</ul></section>' if messages else ''}"
     )
     return page(person["annotator"], body)
+
+
+def _to_look_at(people: Sequence[Row]) -> str:
+    """Remarks on people who count, suspicions first."""
+    found = [(person, remark) for person in people if person["excluded"] is None for remark in person["remarks"]]
+    found.sort(key=lambda pair: pair[1]["kind"] not in SUSPICIONS)
+    rows = "".join(f"<li><b>{_person_link(person)}</b> {_text(remark['sentence'])}</li>" for person, remark in found)
+    return f"<section><h2>To look at</h2><ul>{rows}</ul></section>" if rows else ""
+
+
+def _exclusion(person: Row) -> str:
+    """The form that excludes somebody or includes them again; plain, it works without a script."""
+    reason = person["excluded"]
+    do, verb = ("exclude", "Exclude") if reason is None else ("include", "Include again")
+    why = (
+        "Fits, reports, win rates and exports leave out what an excluded person judged, and they are handed no more pairs. "
+        "Nothing is deleted: including them again counts all of it."
+        if reason is None
+        else f"Excluded: {reason}"
+    )
+    return (
+        f'<section><h2>Do their judgments count?</h2><p>{_text(why)}</p><form class="filters" method="post">'
+        f'<input type="hidden" name="do" value="{do}"><label class="wide">Reason<input name="reason" required maxlength="1000">'
+        f'</label><div class="act"><button>{verb}</button></div></form></section>'
+    )
+
+
+def _person_link(person: Row) -> str:
+    return f'<a href="/console/annotators/{quote(person["annotator_id"])}">{_text(person["annotator"])}</a>'
+
+
+def _excluded_tag(person: Row) -> str:
+    return "" if person["excluded"] is None else '<span class="tag">excluded</span>'
 
 
 def _form(asked: PairFilter, choices: Mapping[str, Sequence[str]]) -> str:
@@ -174,6 +218,7 @@ def _said(row: Row, number: Mapping[str, int]) -> str:
     )
     strength = f", {('slightly', 'clearly', 'much')[row['strength'] - 1]}" if row["strength"] else ""
     state = "" if row["standing"] else ' <span class="tag">replaced or taken back</span>'
+    state += _excluded_tag({"excluded": ""}) if row["excluded"] else ""
     aspects = [f"{name}: {_rated(value, first, second)}" for name, value in json.loads(row["aspects"] or "{}").items()]
     more = [*aspects, *row["reasons"]]
     tags = "".join(f'<span class="tag">{_text(word)}</span>' for word in more)
@@ -217,10 +262,11 @@ def _pages(asked: PairFilter, pages: int) -> str:
     )
 
 
-def _person_cells(person: Row) -> list[str]:
-    numbers = [person["flip_rate"], person["scale"], person["median_seconds"]]
-    shares = [estimate(person["agreement_with_others"]), _number(person["right"]), estimate(person["first_shown_wins"])]
-    return [*shares, *map(_number, numbers)]
+def _fact(value: Any) -> str:
+    """An estimate with its interval; seconds and shares alike."""
+    if value is None:
+        return "–"
+    return f"{_number(value['mean'])} ({_number(value['low'])} to {_number(value['high'])})"
 
 
 def _number(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from annotate_app.context import AppContext
 from annotate_app.progress import JobProgress
-from annotate_app.reports.annotators import share
+from annotate_app.trust_estimates import share
 from storage.campaign import Campaign
 from storage.records import Policy, Round
 

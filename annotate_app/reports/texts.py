@@ -35,20 +35,26 @@ def agreement_text(figures: Mapping[str, Any]) -> str:
 
 
 def annotators_text(figures: Mapping[str, Any]) -> str:
-    """One line per annotator."""
+    """One line per annotator, then what to look at."""
     columns = (
-        "annotator", "kind", "labels", "skips", "agrees with others", "right, by consensus", "repeats alike", "first wins",
-        "flips", "scale", "seconds",
+        "annotator", "labels", "skips", "agrees with others", "right, by consensus", "known answers", "flips", "repeats alike",
+        "first wins", "seconds", "too fast",
     )  # fmt: skip
+    names = (
+        "agreement_with_others", "right", "accuracy_known", "flip_rate", "repeat_consistency", "first_shown_wins",
+        "median_seconds", "too_fast",
+    )  # fmt: skip
+    people = figures["annotators"]
     rows = [
         (
-            person["annotator"], person["kind"], person["labels"], person["skips"], estimate(person["agreement_with_others"]),
-            _plain(person["right"]), estimate(person["repeat_consistency"]), estimate(person["first_shown_wins"]),
-            _plain(person["flip_rate"]), _plain(person["scale"]), _plain(person["median_seconds"]),
+            f"{person['annotator']}{' (excluded)' if person['excluded'] is not None else ''}", person["labels"], person["skips"],
+            *(estimate(person[name]) for name in names),
         )
-        for person in figures["annotators"]
+        for person in people
     ]  # fmt: skip
-    return table(columns, rows, empty="No judgments yet.")
+    said = [f"{person['annotator']}: {remark['sentence']}" for person in people for remark in person["remarks"]]
+    lines = ["", "To look at:", *said] if said else []
+    return "\n".join([table(columns, rows, empty="No judgments yet."), *lines])
 
 
 def policies_text(figures: Mapping[str, Any]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from annotate_app.commands.compose import open_context
-from annotate_app.reports.annotators import annotators_report, share
+from annotate_app.reports.annotators import annotators_report
 from annotate_app.reports.intransitivity import intransitivity_text
 from annotate_app.reports.policies import lineage, policies_report
+from annotate_app.trust_estimates import share
 from tests.storage.builders import fill, judge
 
 ROOT = Path(__file__).parents[2]
@@ -43,13 +44,20 @@ def test_annotators_by_hand():
     figures = annotators_report(rows, {"preference": {"annotator_flips": {"ann": 0.12}, "position_bias": 0.3}})
     assert [person["scale"] for person in figures["annotators"]] == [None, None, None]
     ann, bob, cy = figures["annotators"]
-    assert (ann["annotator"], ann["labels"], ann["skips"], ann["flip_rate"], ann["median_seconds"]) == ("Ann", 4, 1, 0.12, 6)
+    assert (ann["annotator"], ann["labels"], ann["skips"], ann["flip_rate_model"], ann["median_seconds"]["mean"]) == (
+        "Ann",
+        4,
+        1,
+        0.12,
+        6,
+    )
     assert (ann["agreement_with_others"]["mean"], ann["agreement_with_others"]["n"]) == (0.5, 2)
     assert (ann["repeat_consistency"]["mean"], ann["repeat_consistency"]["n"]) == (0.5, 2)
     assert (ann["first_shown_wins"]["mean"], ann["first_shown_wins"]["n"]) == (0.75, 4)
     assert (bob["agreement_with_others"]["mean"], cy["agreement_with_others"]["mean"]) == (0.5, 0.0)
-    assert bob["repeat_consistency"] is None and cy["flip_rate"] is None
-    assert ann["right"] > cy["right"] and bob["right"] > cy["right"]  # two against one
+    assert bob["repeat_consistency"] is None and cy["flip_rate_model"] is None
+    assert ann["right"]["mean"] > cy["right"]["mean"] < bob["right"]["mean"]  # two against one
+    assert cy["flip_rate"]["mean"] > 0.5 and ann["flip_rate"] is None  # of ann's pair, bob and cy say different things
     assert figures["position_bias_logit"] == 0.3
 
 
