@@ -9,6 +9,7 @@ from torch import Tensor
 
 from online_learner.anchor_mixture import anchor_mixture
 from online_learner.fitting import TRAINING_FACTS, FitInput, fit_at_a_suitable_rate
+from online_learner.job_models import fit_models
 from online_learner.jobs import Job, finite, read_json, write_json
 from online_learner.logps import response_logps
 from online_learner.mirror_descent import mix_logps
@@ -16,7 +17,6 @@ from online_learner.opponents import opponent_win_rates, save_win_rates, with_sc
 from online_learner.policy.adapters import CONFIG, PolicyScorer, TrainedAdapter, check_adapter
 from online_learner.policy.groups import Groups
 from online_learner.policy.train import Objective, diagnostics, group_logps
-from online_learner.preference_models.audit import fit_and_audit
 from online_learner.responses import features_of, load_by_id, parents_candidates, save_by_id
 from online_learner.rule_values import as_json, pick_settings, picked_settings
 from online_learner.seeds import stream, stream_seed
@@ -53,21 +53,17 @@ def preference_stage(job: Job, out: Path) -> None:
     rows = [row for row in job.responses.values() if row["response_id"] in needed]
     features = features_of(job, rows, lambda share: job.progress.tell(share / 2, f"features of {len(rows)} responses"))
     job.progress.tell(0.5, f"fitting {', '.join(job.settings.preference.models)}", always=True)
-    preference = job.settings.preference
-    fitted, audit = fit_and_audit(
+    found = fit_models(
+        job,
         {response: row for response, row in features.items() if response in judged},
-        judgments,
-        seed=stream_seed(job.settings.seed, "preference"),
-        models=preference.models,
-        num_heads=preference.num_heads,
-        min_judgments=preference.min_judgments,
-        label_map=preference.label_map,
+        lambda sentence: job.progress.tell(0.5, sentence, always=True),
     )
-    fitted.save(out / "preference_model")
+    found.saved.save(out / "preference_model")
+    fitted = found.fitted
     chosen = fitted.report["models"][fitted.name]
     job.progress.tell(1.0, "fitted", {"preference/log_loss": chosen["log_loss"], "preference/accuracy": chosen["accuracy"]})
     write_json(out / "preference.json", finite(fitted.report))
-    write_json(out / "audit.json", finite(audit))
+    write_json(out / "audit.json", finite(found.audit))
     save_by_id(out / "features.safetensors", features)
 
 

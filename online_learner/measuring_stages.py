@@ -14,19 +14,17 @@ from torch import Tensor
 
 from online_learner.evaluation import kl_from_samples, length_controlled_win_rate, response_duality_gap, win_rate
 from online_learner.jobs import Job, finite, write_json
+from online_learner.judging import Judge, by_id, load_judge
 from online_learner.logps import response_logps
 from online_learner.policy.adapters import PolicyScorer, adapter_deltas, extrapolated
 from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
-from online_learner.preference_models.fitted import FittedPreference, load_preference
 from online_learner.preference_models.plackett_luce import PLACKETT_LUCE
 from online_learner.responses import (
     Row,
-    features_of,
     load_by_id,
     parents_candidates,
     sample_responses,
     split_rows,
-    stack_features,
     tokenised_responses,
     write_responses,
 )
@@ -56,14 +54,14 @@ def candidates_stage(job: Job, out: Path) -> None:
     groups: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         groups[row["prompt_id"]].append(row["response_id"])
-    _write_pair_scores(out / "pair_scores.parquet", _preference(job), groups, features_of(job, rows))
+    _write_pair_scores(out / "pair_scores.parquet", load_judge(job, by_id(rows)), groups)
 
 
 def scores_stage(job: Job, out: Path) -> None:
     """Of a fit job: what the fitted model says about the pairs of the parent's candidates."""
     groups = parents_candidates(job)
     rows = [job.responses[response] for ids in groups.values() for response in ids]
-    _write_pair_scores(out / "pair_scores.parquet", _preference(job), groups, features_of(job, rows) if rows else {})
+    _write_pair_scores(out / "pair_scores.parquet", load_judge(job, by_id(rows)), groups)
 
 
 def evaluate_stage(job: Job, out: Path) -> None:
@@ -99,11 +97,10 @@ def evaluation_stage(job: Job, out: Path) -> None:
     rows = [row for own in samples.values() for row in own]
     write_responses(out / "responses.parquet", rows)
     job.progress.tell(0.8, "comparing", always=True)
-    features = features_of(job, rows)
-    preference = _preference(job)
+    judge = load_judge(job, by_id(rows))
     own, prompt_ids = samples[new], [row["prompt_id"] for row in samples[new]]
     logps = {name: _logps(job, scorer, delta, own) for name, delta in deltas.items()}
-    outcomes = {name: _outcomes(preference, features, own, samples[name]) for name in (parent, base)}
+    outcomes = {name: _outcomes(judge, own, samples[name]) for name in (parent, base)}
     measured = {
         "win_rate_vs_parent": win_rate(outcomes[parent].wins, outcomes[parent].prompt_ids),
         "length_controlled_vs_parent": length_controlled_win_rate(
@@ -114,8 +111,8 @@ def evaluation_stage(job: Job, out: Path) -> None:
         "kl_to_base_nats": kl_from_samples(logps[new], logps[base], prompt_ids),
         "text_quality": quality_of(job, own),
         "mean_tokens": {"parent": _mean_tokens(samples[parent]), "policy": _mean_tokens(own)},
-        "restricted_duality_gap": _restricted_gap(preference, features, own, rows),
-        "value_vs_base": _value(job, preference, features, own, samples[base]),
+        "restricted_duality_gap": _restricted_gap(judge, own, rows),
+        "value_vs_base": _value(job, judge, own, samples[base]),
         "num_prompts": len(set(prompt_ids)),
         "num_comparisons": len(outcomes[parent].wins),
     }
@@ -142,43 +139,34 @@ class _Outcomes:
         self.prompt_ids: list[str] = []
 
 
-def _outcomes(
-    preference: FittedPreference, features: Mapping[str, Tensor], own: Sequence[Row], others: Sequence[Row]
-) -> _Outcomes:
+def _outcomes(judge: Judge, own: Sequence[Row], others: Sequence[Row]) -> _Outcomes:
     found = _Outcomes()
     for prompt, mine, theirs in _by_prompt(own, others):
         pairs = [(a, b) for a in mine for b in theirs]
-        a = torch.stack([features[x["response_id"]] for x, _ in pairs])
-        b = torch.stack([features[y["response_id"]] for _, y in pairs])
-        found.wins += torch.sigmoid(preference.pair_logits(a, b)).tolist()
+        logits = judge.between(_ids(mine), _ids(theirs)).mean(0)
+        found.wins += torch.sigmoid(logits).flatten().tolist()
         found.length_differences += [float(len(x["token_ids"]) - len(y["token_ids"])) for x, y in pairs]
         found.prompt_ids += [prompt] * len(pairs)
     return found
 
 
-def _restricted_gap(
-    preference: FittedPreference, features: Mapping[str, Tensor], own: Sequence[Row], pool: Sequence[Row]
-) -> dict[str, Any]:
-    matrices = []
-    for _, mine, theirs in _by_prompt(own, pool):
-        ids = [row["response_id"] for row in theirs]
-        of_policy = [ids.index(row["response_id"]) for row in mine]
-        matrices.append(torch.sigmoid(preference.logits(stack_features(features, ids)))[0][:, of_policy].numpy())
+def _restricted_gap(judge: Judge, own: Sequence[Row], pool: Sequence[Row]) -> dict[str, Any]:
+    found = [judge.between(_ids(theirs), _ids(mine)).mean(0) for _, mine, theirs in _by_prompt(own, pool)]
+    matrices = [torch.sigmoid(logits).numpy() for logits in found]
     return {
         "value": response_duality_gap(np.stack(matrices)),
         "search_set": "the held-out samples of the new policy, its parent and the base policy",
     }
 
 
-def _value(
-    job: Job, preference: FittedPreference, features: Mapping[str, Tensor], own: Sequence[Row], base: Sequence[Row]
-) -> dict[str, float] | None:
+def _value(job: Job, judge: Judge, own: Sequence[Row], base: Sequence[Row]) -> dict[str, float] | None:
     """Mean utility of the policy above the base, logits, and the least that the judgments allow; None without a utility."""
-    if preference.model.family not in (BRADLEY_TERRY, PLACKETT_LUCE):
+    preference = judge.fitted
+    if preference.model.family not in (BRADLEY_TERRY, PLACKETT_LUCE) or not judge.features:
         return None
     judged = load_by_id(job.stage_dir("preference_model") / "features.safetensors")
     plausible = preference.plausible_utilities(judged, job.table("judgments"))
-    ours, theirs = (torch.stack([features[row["response_id"]] for row in side]) for side in (own, base))
+    ours, theirs = (torch.stack([judge.features[row["response_id"]] for row in side]) for side in (own, base))
     return plausible.value(preference.standardised(ours).mean(0), preference.standardised(theirs).mean(0))
 
 
@@ -220,12 +208,14 @@ def _write_candidates(
     return rows
 
 
-def _write_pair_scores(
-    path: Path, preference: FittedPreference, groups: Mapping[str, Sequence[str]], features: Mapping[str, Tensor]
-) -> None:
+def _ids(rows: Sequence[Row]) -> list[str]:
+    return [row["response_id"] for row in rows]
+
+
+def _write_pair_scores(path: Path, judge: Judge, groups: Mapping[str, Sequence[str]]) -> None:
     rows = []
     for prompt, ids in groups.items():
-        heads = preference.ensemble_logits(stack_features(features, ids))[:, 0]  # (H, K, K)
+        heads = judge.between(ids, ids)  # (H, K, K)
         mean = heads.mean(0)
         for i, j in combinations(range(len(ids)), 2):
             rows.append(
@@ -263,7 +253,3 @@ def _mean_tokens(rows: Sequence[Row]) -> float:
 
 def _new_adapter(job: Job) -> Path:
     return job.stage_dir("update") / "adapter"
-
-
-def _preference(job: Job) -> FittedPreference:
-    return load_preference(job.stage_dir("preference_model") / "preference_model")

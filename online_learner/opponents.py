@@ -9,15 +9,13 @@ from torch import Tensor
 
 from online_learner.fitting import FitInput
 from online_learner.jobs import Job
+from online_learner.judging import by_id, load_judge
 from online_learner.policy.adapters import PolicyScorer, TrainedAdapter
 from online_learner.policy.groups import Groups
-from online_learner.preference_models.fitted import load_preference
 from online_learner.responses import (
-    features_of,
     load_by_id,
     sample_responses,
     save_by_id,
-    stack_features,
     write_responses,
 )
 from online_learner.targets import group_win_rates
@@ -48,12 +46,11 @@ def save_win_rates(job: Job, adapter: TrainedAdapter, groups: Groups, out: Path)
     drawn: dict[str, list[str]] = {}
     for row in rows:
         drawn.setdefault(row["prompt_id"], []).append(row["response_id"])
-    features = {**load_by_id(job.stage_dir("preference_model") / "features.safetensors"), **features_of(job, rows)}
-    preference = load_preference(job.stage_dir("preference_model") / "preference_model")
+    known = load_by_id(job.stage_dir("preference_model") / "features.safetensors")
+    judge = load_judge(job, by_id(rows), known)
 
     def rates(ids: Sequence[str], others: Sequence[str]) -> Tensor:
-        logits = preference.logits(stack_features(features, [*ids, *others]))[0]
-        return torch.sigmoid(logits[: len(ids), len(ids) :]).mean(-1)
+        return torch.sigmoid(judge.between(ids, others).mean(0)).mean(-1)
 
     own = [[groups.response_ids[row] for row in members if row >= 0] for members in groups.members.tolist()]
     save_by_id(out / WIN_RATES, {prompt: rates(ids, drawn[prompt]) for prompt, ids in zip(groups.prompt_ids, own, strict=True)})

@@ -84,7 +84,6 @@ def judgments_table(pairs: Sequence[Pair], row_ids: Sequence[tuple[str, str]]) -
             "verdict": [pair.verdict for pair in pairs],
             "strength": pa.array([pair.strength for pair in pairs], pa.int8()),
             "annotator_id": pa.array([pair.annotator for pair in pairs], pa.string()),
-            "ranking_id": pa.array([pair.ranking for pair in pairs], pa.string()),
         }
     )
 

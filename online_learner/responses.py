@@ -9,7 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -152,8 +151,3 @@ def load_by_id(path: Path) -> dict[str, Tensor]:
 def split_rows(job: Job, split: str) -> list[dict[str, Any]]:
     """The job's prompts of one split, in file order."""
     return [row for row in job.prompts.values() if row["split"] == split]
-
-
-def stack_features(features: Mapping[str, Tensor], ids: Sequence[str]) -> Tensor:
-    """(1, K, d) of the named responses."""
-    return torch.stack([features[response] for response in ids]).unsqueeze(0)

@@ -11,12 +11,12 @@ from typing import Any
 from safetensors import SafetensorError
 
 from online_learner.anchor_mixture import anchor_mixture
+from online_learner.job_models import check_models
 from online_learner.jobs import Job, Stage, open_job, read_json, run_stages, write_json
 from online_learner.learning_stages import anchors_stage, half_step_stage, labels_stage, preference_stage, update_stage
 from online_learner.meanings import meanings
 from online_learner.measuring_stages import candidates_stage, evaluate_stage, evaluation_stage, generate_stage, scores_stage
 from online_learner.needs import check_needs
-from online_learner.preference_models.registry import PREFERENCE_MODELS
 from online_learner.rule_values import as_json, picked_settings
 from online_learner.sampling_stages import needs_samples, samples_stage
 from online_learner.update_rules import check_pair_selection, get_rule
@@ -50,9 +50,7 @@ def _check_before_work(job: Job) -> None:
         check_pair_selection(rule, settings.update.pairs)
     if settings.kind == "round":
         check_needs(rule, job)
-    unknown = [name for name in settings.preference.models if name not in PREFERENCE_MODELS]
-    if unknown:
-        raise UserError(f"Unknown preference model {unknown[0]!r}. Choose from: {', '.join(PREFERENCE_MODELS)}.")
+    check_models(settings.preference)
 
 
 def seal_stage(job: Job, out: Path) -> None:

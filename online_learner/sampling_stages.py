@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from online_learner.jobs import Job
+from online_learner.judging import Judge, by_id, load_judge
 from online_learner.policy.adapters import PolicyScorer
-from online_learner.preference_models.fitted import load_preference
-from online_learner.responses import features_of, sample_responses, save_by_id, split_rows, stack_features, write_responses
+from online_learner.responses import sample_responses, save_by_id, split_rows, write_responses
 from online_learner.samplers import multi_step_rejection_sample, path_of_temperatures, rejection_sample
 from online_learner.seeds import stream
 from online_learner.update_rule import UpdateRule
@@ -36,21 +36,22 @@ def samples_stage(job: Job, out: Path) -> None:
         role="training",
         progress=lambda share: job.progress.tell(0.7 * share, f"answering {len(prompts)} prompts"),
     )
-    features = features_of(job, rows, lambda share: job.progress.tell(0.7 + 0.3 * share, f"features of {len(rows)} responses"))
+    say = f"features of {len(rows)} responses"
+    judge = load_judge(job, by_id(rows), progress=lambda share: job.progress.tell(0.7 + 0.3 * share, say))
     if rejecting and rows:
-        rows = _kept(job, rule, rows, features)
-        features = {row["response_id"]: features[row["response_id"]] for row in rows}
+        rows = _kept(job, rule, rows, judge)
     write_responses(out / "samples.parquet", rows)
-    save_by_id(out / "features.safetensors", features)
+    kept = by_id(rows)
+    save_by_id(out / "features.safetensors", {name: row for name, row in judge.features.items() if name in kept})
 
 
-def _kept(job: Job, rule: UpdateRule, rows: list[dict[str, Any]], features: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+def _kept(job: Job, rule: UpdateRule, rows: list[dict[str, Any]], judge: Judge) -> list[dict[str, Any]]:
     """The rows that rejection sampling keeps, as many for each prompt as it has candidates in other rules."""
     update, num_kept = job.settings.update, job.settings.generation.num_responses
     pools = [rows[i : i + update.num_candidates] for i in range(0, len(rows), update.num_candidates)]
-    preference = load_preference(job.stage_dir("preference_model") / "preference_model")
-    stacked = torch.cat([stack_features(features, [row["response_id"] for row in pool]) for pool in pools])
-    rewards = preference.logits(stacked).mean(-1)  # (N, C): mean logit against the pool, a reward up to a constant
+    named = [[row["response_id"] for row in pool] for pool in pools]
+    # (N, C): mean logit against the pool, a reward up to a constant
+    rewards = torch.stack([judge.between(ids, ids).mean(0).mean(-1) for ids in named])
     generator = stream(job.settings.seed, "rejection")
     if rule.sampler == "rejection":
         kept = rejection_sample(rewards, min(num_kept, update.num_candidates), update.sampling_temperature, generator)

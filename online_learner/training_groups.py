@@ -17,13 +17,13 @@ from torch import Tensor
 
 from online_learner.degraded import NUM_DEGREES, degraded_sequences, variant_id
 from online_learner.jobs import Job
+from online_learner.judging import Judge, by_id, load_judge
 from online_learner.logps import TokenisedResponse
 from online_learner.mirror_descent import choose_pairs
 from online_learner.pair_weights import certainty
 from online_learner.policy.groups import Group, Groups, collate
-from online_learner.preference_models.fitted import FittedPreference, load_preference
 from online_learner.rationales import rationale_sequences
-from online_learner.responses import Row, load_by_id, parents_candidates, stack_features, tokenised_responses
+from online_learner.responses import Row, load_by_id, parents_candidates, tokenised_responses
 from online_learner.seeds import stream
 from online_learner.update_rule import UpdateRule
 from online_learner.update_rules import get_rule
@@ -68,11 +68,11 @@ class Material:
 
     def heads(self, ids: Sequence[str]) -> Tensor:
         """Logits of each head of the preference model, (E, k, k)."""
-        return self._preference.ensemble_logits(stack_features(self._features, ids))[:, 0]
+        return self._judge.between(ids, ids)
 
     def logits(self, ids: Sequence[str]) -> Tensor:
         """Mean logits, (k, k)."""
-        return self._preference.logits(stack_features(self._features, ids))[0]
+        return self.heads(ids).mean(0)
 
     @cached_property
     def _sample_rows(self) -> list[dict[str, Any]]:
@@ -80,13 +80,10 @@ class Material:
         return pq.read_table(path).to_pylist() if path.exists() else []
 
     @cached_property
-    def _preference(self) -> FittedPreference:
-        return load_preference(self.job.stage_dir("preference_model") / "preference_model")
-
-    @cached_property
-    def _features(self) -> dict[str, Tensor]:
+    def _judge(self) -> Judge:
         paths = [self.job.stage_dir(stage) / "features.safetensors" for stage in ("preference_model", "samples")]
-        return dict(chain.from_iterable(load_by_id(path).items() for path in paths if path.exists()))
+        features = dict(chain.from_iterable(load_by_id(path).items() for path in paths if path.exists()))
+        return load_judge(self.job, by_id(self._sample_rows), features)
 
 
 def training_groups(job: Job) -> Groups:

@@ -67,7 +67,7 @@ def fit_and_audit(
 def choose(candidates: Mapping[str, FittedPreference], audit: Mapping[str, Any]) -> FittedPreference:
     """The candidate that held-out loss selected, or bt_gpm where that has utilities alone and the audit finds cycles."""
     selected = candidates[next(iter(candidates.values())).report["selected"]]
-    if audit["cyclic"] and selected.name in ("bradley_terry", "plackett_luce"):
+    if audit["cyclic"] and selected.name in ("bradley_terry", "plackett_luce") and "bt_gpm" in candidates:
         return with_selected(candidates["bt_gpm"], f"{selected.report['why']}, but the audit finds cycles")
     return selected
 

@@ -70,6 +70,10 @@ class FittedPreference:
         a, b = self.standardised(features_a), self.standardised(features_b)
         return self.model.pair_logits(a, b).mean(0) / self.temperature
 
+    def pair_heads(self, features_a: Tensor, features_b: Tensor) -> Tensor:
+        """(B, d), (B, d) -> (H, B): calibrated log odds of each head that a is preferred."""
+        return self.model.pair_logits(self.standardised(features_a), self.standardised(features_b)) / self.temperature
+
     def decided_probability(
         self, features_a: Tensor, features_b: Tensor, annotators: Sequence[str | None] | None = None
     ) -> Tensor:

@@ -31,6 +31,7 @@ from online_learner.preference_models.fitted import FittedPreference, load_prefe
 from online_learner.preference_models.heads import FittedHeads
 from online_learner.preference_models.likelihood import Nuisance, thresholds
 from online_learner.preference_models.observations import VERDICT_SIGN
+from online_learner.preference_models.plackett_luce import Rankings, read_rankings
 from online_learner.preference_models.resampling import bootstrap_weights
 from online_learner.preference_models.text_models import TextModel
 from online_learner.preference_models.text_rows import Pasts, RowMaker, ordered_rows
@@ -138,15 +139,19 @@ def fit_text_model(
     tuning: Tuning | None = None,
     num_heads: int = 8,
     num_folds: int = 5,
+    min_judgments: int = 20,
+    position_bias: bool = False,
     progress: Callable[[str], None] = lambda sentence: None,
     label_map: str = "none",
 ) -> tuple[TextPreference, Tensor, FitData]:
     """One model of text, its held-out log loss per decided judgment, and the data it was fitted on.
 
-    ``tuning`` trains the backbone with LoRA; without it only heads are fitted. Sides are not taken as the order shown.
+    ``tuning`` trains the backbone with LoRA; without it only heads are fitted. ``position_bias`` where a is known to be the side
+    shown first.
     """
     pairs = [pair for pair in pairs if pair.verdict in VERDICT_SIGN]
-    folds = _prepare([torch.zeros(1)] * (2 * len(pairs)), pairs, [(2 * i, 2 * i + 1) for i in range(len(pairs))], seed, num_folds)
+    shared = {"seed": seed, "num_folds": num_folds, "min_judgments": min_judgments, "position_bias": position_bias}
+    folds = _prepare([torch.zeros(1)] * (2 * len(pairs)), pairs, [(2 * i, 2 * i + 1) for i in range(len(pairs))], **shared)
     fold_of = {pair.group: int(fold) for pair, fold in zip(pairs, folds.fold, strict=True)}
     reading = read_pairs(model, encoder, pairs, Pasts(pairs, fold_of), seed)
     texts = reading.texts_at(0)
@@ -156,8 +161,7 @@ def fit_text_model(
         )
     progress(f"{model.name}: reading {len(texts)} texts")
     features = reading.features(read_features(encoder.body, texts, layer=encoder.layer, cache=encoder.cache))
-    data = _prepare(list(features), pairs, reading.rows, seed, num_folds)
-    data = replace(data, label_map=label_map)
+    data = _prepare(list(features), pairs, reading.rows, label_map=label_map, **shared)
     if tuning is None:
         fitted, losses = fit_family(model.family, data, num_heads)
         return TextPreference(model=model, fitted=fitted, encoder=encoder, body=None), losses, data
@@ -190,12 +194,30 @@ def _read_responses(encoder: Encoder, pairs: Sequence[Pair], *, with_prompts: bo
     return Reading([(row_of[pair.a], row_of[pair.b]) for pair in pairs], lambda epoch: texts, prompts)
 
 
-def _prepare(
-    features: Sequence[Tensor], pairs: Sequence[Pair], rows: Sequence[tuple[int, int]], seed: int, num_folds: int
-) -> FitData:
+def _prepare(features: Sequence[Tensor], pairs: Sequence[Pair], rows: Sequence[tuple[int, int]], **options: Any) -> FitData:
     table = judgments_table(pairs, [(str(a), str(b)) for a, b in rows])
     by_id = {str(row): value for row, value in enumerate(features)}
-    return prepare(by_id, table, seed=seed, num_folds=num_folds, position_bias=False)
+    data = prepare(by_id, table, **options)
+    return replace(data, observations=replace(data.observations, rankings=_rankings(pairs)))
+
+
+def _rankings(pairs: Sequence[Pair]) -> Rankings | None:
+    """Which pairs are of one ranking, responses numbered as they first appear, which are the rows where single ones are read.
+
+    A ranking in which two responses have the same text is read as pairs.
+    """
+    number = {side: str(i) for i, side in enumerate(dict.fromkeys(side for pair in pairs for side in (pair.a, pair.b)))}
+    doubled = {pair.ranking for pair in pairs if pair.a == pair.b}
+    rows = [
+        {
+            "response_a_id": number[pair.a],
+            "response_b_id": number[pair.b],
+            "verdict": pair.verdict,
+            "ranking_id": None if pair.ranking in doubled else pair.ranking,
+        }
+        for pair in pairs
+    ]
+    return read_rankings(rows, {name: int(name) for name in number.values()}, VERDICT_SIGN)
 
 
 def _fit_tuned(

@@ -32,6 +32,10 @@ class PreferenceSettings(_Settings):
     """How judgments become preference probabilities."""
 
     models: tuple[str, ...] = Field(("bradley_terry", "bt_gpm"), description="candidates; held-out log loss chooses")
+    tune: Literal["head", "backbone"] = Field(
+        "head", description="heads on the frozen encoder, or LoRA on the encoder with them (slow without a GPU)"
+    )
+    tune_epochs: int = Field(3, ge=1, le=20, description="most epochs tried where the backbone is tuned; held-out answers choose")
     encoder: str | None = Field(None, description="Hugging Face model for features; empty: the policy's base model")
     num_heads: int = Field(8, ge=1, le=64, description="bootstrap heads for uncertainty")
     min_judgments: int = Field(20, ge=1, description="decided judgments below which a round is refused")
