@@ -1,6 +1,14 @@
-"""What an operator may say about signing in, uploads and privacy: the table ``[security]`` of the settings file."""
+"""What an operator may say about signing in, uploads and privacy: the table ``[security]`` of DATA/settings.toml."""
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+import ipaddress
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from storage.errors import UserError
+
+SETTINGS_FILE = "settings.toml"
 
 
 class _Settings(BaseModel):
@@ -41,3 +49,39 @@ class SecuritySettings(_Settings):
         default=None, gt=0, description="days after which notes and sign-in records are removed"
     )
     oidc: OidcSettings | None = None
+
+
+def read_security(data_dir: Path) -> SecuritySettings:
+    """The settings of a data directory, defaults where it has none; UserError naming what is wrong and where."""
+    path = data_dir / SETTINGS_FILE
+    if not path.exists():
+        return SecuritySettings()
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return SecuritySettings.model_validate(values.get("security", {}))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable as TOML: {error}. Correct it.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(("security", *map(str, first["loc"])))
+        raise UserError(f"{path}: {key} = {first['input']!r} is refused: {first['msg']}. Correct or remove it.") from error
+
+
+def check_exposure(host: str, security: SecuritySettings, *, allow_http: bool) -> None:
+    """UserError where other machines could reach the app over plain HTTP and nobody said that they may."""
+    behind_tls = (security.public_url or "").startswith("https://")
+    if is_loopback(host) or behind_tls or allow_http:
+        return
+    raise UserError(
+        f"--host {host} lets other machines in over plain HTTP: passwords and labels can be read on the way. Put a TLS proxy "
+        f'in front and name it in {SETTINGS_FILE} of the data directory ([security] public_url = "https://..."), or give '
+        "--allow-http in a network you trust."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server bound to this address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

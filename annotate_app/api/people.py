@@ -70,11 +70,11 @@ def build_people_router(context: AppContext) -> APIRouter:
 
     @router.post("/users/{user_id}/invite", status_code=201)
     def invite(user_id: str, actor: Actor) -> dict[str, Any]:
-        """A one-time sign-in link (path on this host)."""
+        """A one-time sign-in link: a whole address where the settings say it, else a path on this host."""
         user = find_user(context, user_id)
         if user.disabled:
             raise UserError(f"{user.name} was disabled. Add a new user instead.")
-        return {"link": issue_signin_link(store, user, actor=actor.actor)}
+        return {"link": (context.security.public_url or "") + issue_signin_link(store, user, actor=actor.actor)}
 
     @router.post("/users/{user_id}/disable")
     def disable(user_id: str, actor: Actor) -> dict[str, Any]:

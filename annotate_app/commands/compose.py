@@ -12,6 +12,7 @@ from annotate_app.bootstrap import BUILT_IN, model_location, model_name
 from annotate_app.context import AppContext
 from annotate_app.databases import open_database
 from annotate_app.rounds import RoundService
+from annotate_app.security_settings import read_security
 from annotate_app.server import check_data
 from storage.errors import UserError
 from storage.store import Store
@@ -41,6 +42,7 @@ def open_context(
 
     if not create:
         check_data(data_dir)
+    security = read_security(data_dir)
     new = _make_directory(data_dir)
     try:
         opened = open_database(data_dir, database, rng=None if seed is None else random.Random(seed))
@@ -55,7 +57,9 @@ def open_context(
             import_prompts(store, prompts)
         rounds = RoundService(store, data_dir, lock=opened.lock, **rounds_options)
         try:
-            yield AppContext(store=store, rounds=rounds, data_dir=data_dir, session_secret=opened.session_secret)
+            yield AppContext(
+                store=store, rounds=rounds, data_dir=data_dir, session_secret=opened.session_secret, security=security
+            )
         finally:
             rounds.close(stop_jobs=stop_jobs)
     except UserError:

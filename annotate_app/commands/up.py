@@ -15,7 +15,9 @@ RESEARCHER = "researcher"
 
 def up(
     data: DataOption = DATA_DIR,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in, see --allow-http.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to listen on.", min=1, max=65535)] = 7860,
     model: ModelOption = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="File of prompts to import (JSONL, CSV, Parquet).")] = None,
@@ -28,10 +30,17 @@ def up(
         float, typer.Option("--backup-every", min=0, help="Hours between backups that the app makes by itself; 0 for none.")
     ] = 24,
     keep_backups: Annotated[int, typer.Option("--keep-backups", min=1, help="How many of these backups to keep.")] = 7,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Let other machines in without TLS, in a network you trust.")
+    ] = False,
 ) -> None:
     """Start the labelling app and the researchers' console on this machine."""
     check_device(device)
     check_policy_server(policy_server)
+    from annotate_app.security_settings import check_exposure, read_security
+
+    security = read_security(data)
+    check_exposure(host, security, allow_http=allow_http)
     from annotate_app.databases import database_url
     from annotate_app.server import address, announced, find_running, listen, serve, stop_cleanly_on_sigterm
 
@@ -60,12 +69,13 @@ def up(
 
         stack.enter_context(Attendant(context).running())
         app, url = build_app(context), address(host, port)
+        shown = security.public_url or url
         link = fresh_link(context)
         if backup_every:
             stack.enter_context(scheduled_backups(context, backup_every, keep_backups).running())
         token = stack.enter_context(admin_token(context.store))
         stack.enter_context(announced(data, url, token))
-        serve(app, listener, on_ready=lambda: print(welcome(url, link, data), flush=True))
+        serve(app, listener, on_ready=lambda: print(welcome(shown, link, data), flush=True))
     note("Stopped. What was labelled is kept in " + str(data))
 
 

@@ -75,7 +75,8 @@ def build_people(context: AppContext, problem: gr.Markdown) -> Part:
         check_admin(request)
         user = user_named(context, called.strip(), as_role)
         url = request.request.url  # pyright: ignore[reportOptionalMemberAccess]
-        return f"{url.scheme}://{url.netloc}" + issue_signin_link(context.store, user, actor=actor(request))
+        base = context.security.public_url or f"{url.scheme}://{url.netloc}"
+        return base + issue_signin_link(context.store, user, actor=actor(request))
 
     def run_disable(request: gr.Request, user_id: str | None) -> None:
         check_admin(request)
