@@ -16,6 +16,7 @@ from annotate_app.commands import (
     campaign,
     doctor,
     learner,
+    migrate,
     people,
     prompts,
     report,
@@ -54,6 +55,7 @@ people.users.command("sign-out")(accounts.sign_out)
 report.group.command("audit")(accounts.audit)
 app.command("backup")(upkeep.backup)
 app.command("restore")(upkeep.restore)
+app.command("migrate")(migrate.migrate)
 app.command("doctor")(doctor.doctor)
 
 

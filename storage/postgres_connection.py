@@ -15,11 +15,12 @@ from psycopg.types.string import StrDumper
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from storage.contract.schemas import MESSAGE
-from storage.errors import UserError
+from storage.errors import Unavailable, UserError
 from storage.tables import SCHEMAS
 
 T = TypeVar("T")
 MAX_CONNECTIONS = 12
+APPLICATION = "nashloop"  # by which an app is known to the server
 PATIENCE_S = 6.0  # with a server that is starting, a lost connection, a deadlock
 _MESSAGES = pa.list_(MESSAGE)
 
@@ -27,9 +28,9 @@ _MESSAGES = pa.list_(MESSAGE)
 class Server:
     """One database on a PostgreSQL server, for all threads of this process."""
 
-    def __init__(self, url: str, *, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(self, url: str, *, max_connections: int = MAX_CONNECTIONS, application: str = APPLICATION) -> None:
         self.name = public_name(url)
-        options = {"options": "-c TimeZone=UTC", "application_name": "nashloop", "row_factory": dict_row, "autocommit": True}
+        options = {"options": "-c TimeZone=UTC", "application_name": application, "row_factory": dict_row, "autocommit": True}
         size = {"min_size": 1, "max_size": max_connections, "timeout": PATIENCE_S, "reconnect_timeout": PATIENCE_S}
         self.pool = ConnectionPool(url, kwargs=options, configure=_configure, open=False, name="nashloop", **size)
         try:
@@ -89,8 +90,8 @@ class Server:
     def close(self) -> None:
         self.pool.close()
 
-    def _unreachable(self, error: BaseException) -> UserError:
-        return UserError(
+    def _unreachable(self, error: BaseException) -> Unavailable:
+        return Unavailable(
             f"{self.name} cannot be reached ({first_line(error)}). Everything acknowledged is kept there; try again in a moment."
         )
 
@@ -171,7 +172,7 @@ def _json_columns(table: str, names: Sequence[str]) -> Callable[[Sequence[Any]],
 def _readable(error: psycopg.Error) -> UserError:
     why = first_line(error)
     if isinstance(error, psycopg.errors.DiskFull):
-        return UserError(f"the database server's disk is full, nothing of this was stored ({why}). Free some space.")
+        return Unavailable(f"the database server's disk is full, nothing of this was stored ({why}). Free some space.")
     return UserError(f"PostgreSQL cannot keep a value of this: {why}. Take it out (perhaps a NUL character).")
 
 

@@ -62,7 +62,7 @@ class Mirror(Database):
         try:
             for table, after in self._seen.items():
                 for columns, last in new_rows(transaction, table, after):
-                    _append(self.connection, table, columns)
+                    append_rows(self.connection, table, columns)
                     seen[table] = last
             self.connection.commit()
         except BaseException:
@@ -83,7 +83,8 @@ def new_rows(transaction: Transaction, table: str, after: int) -> Iterator[tuple
             yield pa.Table.from_arrays(arrays, schema=schema), seqs[-1]
 
 
-def _append(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+def append_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    """Append rows to the table of this name."""
     names = ", ".join(f'"{name}"' for name in rows.schema.names)
     connection.register("new_rows", rows)
     try:
