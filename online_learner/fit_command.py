@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--label-map",
         choices=LABEL_MAPS,
         default="none",
-        help="labels that an ensemble votes against are turned (flip) or count less (soften) in the fit of heads",
+        help="labels that an ensemble votes against are turned (flip) or count less (soften) in the fit of heads, or pairs are "
+        "asked for a margin by its votes",
     )
     parser.add_argument("--epochs", type=int, default=3, help="most epochs tried with --tune backbone (default: 3)")
     parser.add_argument("--shots", type=int, default=4, help="labelled pairs of the annotator that few_shot reads (default: 4)")

@@ -31,7 +31,7 @@ from online_learner.preference_models.likelihood import (
 from online_learner.preference_models.observations import encode_judgments
 from online_learner.preference_models.registry import PREFERENCE_MODELS
 from online_learner.preference_models.resampling import bootstrap_weights, prompt_folds
-from online_learner.preference_models.reward_voting import label_strengths, mapped_answers
+from online_learner.preference_models.reward_voting import label_strengths, mapped_answers, vote_margins
 from online_learner.seeds import stream
 from storage.errors import UserError
 
@@ -252,9 +252,11 @@ def fit_family(family: PreferenceFamily, data: FitData, num_heads: int) -> tuple
     start = stream(data.seed, "start")
     fits = fit_heads(family, data.features, observations, weights, penalties, start)
     if data.label_map != "none":
-        strength, _ = label_strengths(_own_votes(fits, data, fold_heads), observations.verdict)
+        votes = _own_votes(fits, data, fold_heads)
+        strength, _ = label_strengths(votes, observations.verdict)
         answers = mapped_answers(data.label_map, observations, strength, len(weights), stream(data.seed, "label map"))
-        fits = fit_heads(family, data.features, observations, weights, penalties, stream(data.seed, "start"), *answers)
+        offset = vote_margins(data.label_map, votes, observations.verdict)
+        fits = fit_heads(family, data.features, observations, weights, penalties, stream(data.seed, "start"), *answers, offset)
     predictions = held_out(fits, data, range(data.num_folds * fold_heads))
     final = replace(fits.model, weights=fits.model.weights[-num_heads:].clone())
     answers = fits.nuisance.select(slice(-num_heads, None))

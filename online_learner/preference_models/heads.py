@@ -40,8 +40,12 @@ def fit_heads(
     generator: torch.Generator,
     low: Tensor | None = None,
     high: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> FittedHeads:
-    """Fit M heads on features (R, d): judgment weights (M, n), penalties (M, w); ``low``, ``high`` (M, n) replace answers."""
+    """Fit M heads on features (R, d): judgment weights (M, n), penalties (M, w); ``low``, ``high`` (M, n) replace answers.
+
+    ``offset`` (n,) is taken from the logits in the likelihood: the heads have to make up for it.
+    """
     head_weights, gaps, bias = parameters = _start(family, features, data, len(weights), generator)
     flip_rates = torch.full((len(weights), 1 + len(data.annotators)), START_FLIP_RATE, dtype=features.dtype)
     flip_rates[:, 0] = 0
@@ -55,13 +59,13 @@ def fit_heads(
 
     def objective() -> Tensor:
         model, nuisance = fitted()
-        loss = -(weights * _log_prob(model, nuisance, features, data, low, high)).sum(1) / total
+        loss = -(weights * _log_prob(model, nuisance, features, data, low, high, offset)).sum(1) / total
         penalty = (ridge * head_weights.square().sum(1)).sum(1) * RIDGE_LABELS / total
         return loss + penalty - log_prior(nuisance) / total
 
     for step in range(NUM_STEPS):
         if data.annotators and step % FLIPS_EVERY == FLIPS_EVERY - 1:
-            flip_rates = _flip_rates(*fitted(), features, data, weights, low, high)
+            flip_rates = _flip_rates(*fitted(), features, data, weights, low, high, offset)
         optimiser.param_groups[0]["lr"] = LEARNING_RATE * (0.01 + 0.99 * math.cos(math.pi / 2 * step / NUM_STEPS) ** 2)
         optimiser.zero_grad()
         objective().sum().backward()
@@ -80,8 +84,9 @@ def _log_prob(
     data: Observations,
     low: Tensor | None,
     high: Tensor | None,
+    offset: Tensor | None,
 ) -> Tensor:
-    of_pairs = log_likelihood(_observed_logits(model, features, data), nuisance, data, low, high)
+    of_pairs = log_likelihood(_observed_logits(model, features, data, offset), nuisance, data, low, high)
     if data.rankings is None or not model.family.listwise:
         return of_pairs
     return spread_over_pairs(of_pairs, model.embed(features)[..., 0], data.rankings)
@@ -96,8 +101,9 @@ def _flip_rates(
     weights: Tensor,
     low: Tensor | None,
     high: Tensor | None,
+    offset: Tensor | None,
 ) -> Tensor:
-    seen, flipped = seen_and_flipped(_observed_logits(model, features, data), nuisance, data, low, high)
+    seen, flipped = seen_and_flipped(_observed_logits(model, features, data, offset), nuisance, data, low, high)
     return flip_posterior(seen, flipped, weights, data.annotator, len(data.annotators))
 
 
@@ -107,9 +113,10 @@ def observed_logits(model: LinearPreference, features: Tensor, data: Observation
         return _observed_logits(model, features, data)
 
 
-def _observed_logits(model: LinearPreference, features: Tensor, data: Observations) -> Tensor:
+def _observed_logits(model: LinearPreference, features: Tensor, data: Observations, offset: Tensor | None = None) -> Tensor:
     embedded = model.embed(features)  # (M, R, w): responses are embedded once, however many pairs they are in
-    return model.family.compare(embedded[:, data.row_a], embedded[:, data.row_b])
+    logits = model.family.compare(embedded[:, data.row_a], embedded[:, data.row_b])
+    return logits if offset is None else logits - offset
 
 
 def _start(

@@ -39,8 +39,10 @@ class PreferenceSettings(_Settings):
     encoder: str | None = Field(None, description="Hugging Face model for features; empty: the policy's base model")
     num_heads: int = Field(8, ge=1, le=64, description="bootstrap heads for uncertainty")
     min_judgments: int = Field(20, ge=1, description="decided judgments below which a round is refused")
-    label_map: Literal["none", "flip", "soften"] = Field(
-        "none", description="labels that an ensemble votes against: kept, turned, or softened; for many labels of unknown people"
+    label_map: Literal["none", "flip", "soften", "margin", "flip_margin", "soften_margin"] = Field(
+        "none",
+        description="labels that an ensemble votes against: kept, turned, or softened, and margins by its votes; for many labels "
+        "of unknown people",
     )
 
 

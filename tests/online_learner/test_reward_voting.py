@@ -1,12 +1,17 @@
 """Labels that an ensemble votes against: by hand, and on planted labels of which a quarter are the wrong way round."""
 
+import math
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 import torch
 
+from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
 from online_learner.preference_models.fit import fit_candidates, prepare
+from online_learner.preference_models.heads import fit_heads
 from online_learner.preference_models.likelihood import Observations, threshold_indices, thresholds
-from online_learner.preference_models.reward_voting import label_strengths, mapped_answers
+from online_learner.preference_models.reward_voting import label_strengths, mapped_answers, vote_margins
 from storage.contract.schemas import JUDGMENTS
 
 NUM_PROMPTS, NUM_FEATURES, NUM_LABELS = 200, 16, 600
@@ -78,7 +83,34 @@ def planted(seed: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, pa.Table,
     return {f"r{i}": row for i, row in enumerate(features)}, direction, pa.table(arrays, schema=JUDGMENTS), turned
 
 
-@pytest.mark.parametrize("kind", ["flip", "soften"])
+@pytest.mark.parametrize("kind", ["margin", "flip_margin", "soften_margin"])
+def test_a_margin_moves_no_label_but_flip_and_soften_do(kind):
+    data = observations([1, -1], [None, None], num_levels=1)
+    low, _ = mapped_answers(kind, data, torch.tensor([-3.0, 1.0]), 200, torch.Generator().manual_seed(0))
+    assert (bool((low[:, 0] != data.low[0]).any()), bool((low[:, 1] != data.low[1]).any())) == (kind != "margin", False)
+    votes = vote_margins(kind, torch.tensor([[-2.0, -4.0], [-4.0, 2.0]]), data.verdict)
+    assert votes is not None and votes.tolist() == [-3, -1]  # whoever won: the strength of a label is its sign times this
+    assert vote_margins("flip", votes[None], data.verdict) is None
+
+
+def test_the_fit_with_a_margin_is_the_vote_plus_the_truth():
+    """One pair that a wins in 3 of 4 judgments, a vote of .7: minimising -log sigma(+-(u - .7)) gives u = .7 + log 3."""
+    data = replace(
+        observations([1, 1, 1, -1], [None] * 4, num_levels=1), has_ties=False, strengths=(), row_b=torch.ones(4).long()
+    )
+    fits = fit_heads(
+        BRADLEY_TERRY,
+        torch.tensor([[1.0], [0.0]]),
+        data,
+        torch.full((1, 4), 1e4),  # so that nothing is left of the priors
+        torch.zeros(1, 1),
+        torch.Generator().manual_seed(0),
+        offset=torch.full((4,), 0.7),
+    )
+    assert float(fits.model.weights) == pytest.approx(0.7 + math.log(3), abs=0.01)
+
+
+@pytest.mark.parametrize("kind", ["flip", "soften", "flip_margin"])
 def test_with_a_quarter_of_the_labels_turned_the_map_brings_the_fit_nearer_the_truth(kind):
     for seed in (0, 1):
         features, direction, judgments, _ = planted(seed)
