@@ -100,7 +100,7 @@ def suspicion_sentence(trust: Trust) -> str:
     """Why somebody is suspected."""
     odds = max(trust.random, trust.adversarial)
     how = "clicking at random" if trust.suspicion == "random" else "answering the wrong way round"
-    words = "more than a million" if odds > np.log(1e6) else f"{np.exp(odds):,.0f}"
+    words = "More than a million" if odds > np.log(1e6) else f"{np.exp(odds):,.0f}"
     return (
         f"{words} to one for {how}: on the side of the others or of a known answer in {trust.agreed} of {trust.num_votes} "
         f"decided pairs, where somebody who reads would be in about {trust.expected:.0f}."

@@ -102,16 +102,16 @@ def annotators_page(people: Sequence[Row]) -> str:
     head = ("annotator", "labels", *PERSON_FACTS.values())
     rows = "".join(
         f'<tr><th scope="row">{_person_link(person)}{_excluded_tag(person)}</th><td>{person["labels"]:,}</td>'
-        f"{''.join(f'<td>{_text(_fact(person[name]))}</td>' for name in PERSON_FACTS)}</tr>"
+        f"{''.join(_fact_cell(person, name) for name in PERSON_FACTS)}</tr>"
         for person in people
     )
     cells = "".join(f'<th scope="col">{name}</th>' for name in head)
     table = (
-        '<div class="scroll" role="region" tabindex="0" aria-label="Annotators"><table><thead><tr>'
+        '<div class="scroll" role="region" tabindex="0" aria-label="Annotators"><table class="people"><thead><tr>'
         f"{cells}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     note = (
-        '<p class="small">Shares with 95 % intervals. Flips: how often somebody answers the wrong way round beside the others. '
+        '<p class="small">With 95 % intervals. Flips: how often somebody answers the wrong way round beside the others. '
         "Right: how often they say what the others' answers make true.</p>"
     )
     return page("Annotators", _to_look_at(people) + table + note, "/console/annotators")
@@ -122,7 +122,7 @@ def annotator_page(
 ) -> str:
     """All that is known of one annotator, and whether their judgments count."""
     facts = [("labels", f"{person['labels']:,}"), ("skipped", f"{person['skips']:,}")]
-    facts += [(words, _fact(person[name])) for name, words in PERSON_FACTS.items()]
+    facts += [(words, "   ".join(_fact(person, name))) for name, words in PERSON_FACTS.items()]
     facts += [("flip rate, by the model", _number(person["flip_rate_model"])), ("scale, by the model", _number(person["scale"]))]
     facts += [(VERDICT_WORDS[name], f"{count:,}") for name, count in shares.items()]
     if training is not None:
@@ -146,10 +146,13 @@ def annotator_page(
 
 def _to_look_at(people: Sequence[Row]) -> str:
     """Remarks on people who count, suspicions first."""
-    found = [(person, remark) for person in people if person["excluded"] is None for remark in person["remarks"]]
-    found.sort(key=lambda pair: pair[1]["kind"] not in SUSPICIONS)
-    rows = "".join(f"<li><b>{_person_link(person)}</b> {_text(remark['sentence'])}</li>" for person, remark in found)
-    return f"<section><h2>To look at</h2><ul>{rows}</ul></section>" if rows else ""
+    found = [person for person in people if person["remarks"] and person["excluded"] is None]
+    found.sort(key=lambda person: person["remarks"][0]["kind"] not in SUSPICIONS)
+    rows = "".join(
+        f"<li><b>{_person_link(person)}</b>: {_text(' '.join(remark['sentence'] for remark in person['remarks']))}</li>"
+        for person in found
+    )
+    return f'<section class="look"><h2>To look at</h2><ul>{rows}</ul></section>' if rows else ""
 
 
 def _exclusion(person: Row) -> str:
@@ -262,11 +265,19 @@ def _pages(asked: PairFilter, pages: int) -> str:
     )
 
 
-def _fact(value: Any) -> str:
-    """An estimate with its interval; seconds and shares alike."""
+def _fact(person: Row, name: str) -> tuple[str, str]:
+    """An estimate and its interval in words: seconds, else shares in percent."""
+    value = person[name]
     if value is None:
-        return "–"
-    return f"{_number(value['mean'])} ({_number(value['low'])} to {_number(value['high'])})"
+        return "–", ""
+    mean, low, high = (value[part] if name == "median_seconds" else 100 * value[part] for part in ("mean", "low", "high"))
+    unit, digits = (" s", 1) if name == "median_seconds" else (" %", 0)
+    return f"{mean:.{digits}f}{unit}", f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _fact_cell(person: Row, name: str) -> str:
+    mean, interval = _fact(person, name)
+    return f'<td class="estimate">{mean}<span class="small">{interval}</span></td>'
 
 
 def _number(value: float | None) -> str:
