@@ -4,6 +4,7 @@ A format turns the judgments of a window of ``seq`` into an Arrow table; windows
 export of any size streams while labelling goes on. Chosen and rejected are derived here, nothing is coerced when stored.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from storage.errors import UserError
 from storage.store import Store
 
 WINDOW = 50_000
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a cell begins that a spreadsheet runs
 Query = Callable[[str], pa.Table]
 Format = Callable[[Query], pa.Table]
 
@@ -70,34 +72,35 @@ EXPORT_FORMATS: dict[str, Format] = {
 }
 
 
-def write_export(store: Store, format_name: str, path: Path, container: str | None = None, *, with_excluded: bool = False) -> int:
+def write_export(store: Store, format_name: str, path: Path, container: str | None = None, **wanted: bool) -> int:
     """Write an export to ``path`` (for hf: a new folder) and return its number of rows.
 
-    ``container`` is jsonl or parquet, by default what the suffix says. ``with_excluded``: judgments of excluded annotators
-    too. The file is written aside and renamed: it is there whole or not at all. UserError where the format or container is
-    unknown or the folder exists already.
+    ``container`` is jsonl, parquet or csv, by default what the suffix says. ``wanted``: ``with_excluded`` for judgments of
+    excluded annotators too, ``with_names`` for people's names instead of pseudonyms. The file is written aside and renamed:
+    it is there whole or not at all. UserError where the format or container is unknown or the folder exists already.
     """
     if format_name not in EXPORT_FORMATS:
         raise UserError(f"there is no export format {format_name!r}. Choose one of {', '.join(EXPORT_FORMATS)}.")
     if format_name == "hf":
-        return _write_dataset(store, path, with_excluded)
+        return _write_dataset(store, path, **wanted)
     container = container or path.suffix.removeprefix(".")
     if container not in _CONTAINERS:
-        raise UserError(f"{path.name}: container {container!r} is unknown. End the name in .jsonl or .parquet.")
+        raise UserError(f"{path.name}: container {container!r} is unknown. End the name in .jsonl, .parquet or .csv.")
     aside = path.with_name(f".{path.name}.part")
     try:
-        num_rows = _CONTAINERS[container](_tables(store, EXPORT_FORMATS[format_name], with_excluded), aside)
+        num_rows = _CONTAINERS[container](_tables(store, EXPORT_FORMATS[format_name], **wanted), aside)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     return num_rows
 
 
-def _tables(store: Store, format_: Format, with_excluded: bool) -> Iterator[pa.Table]:
+def _tables(store: Store, format_: Format, *, with_excluded: bool = False, with_names: bool = False) -> Iterator[pa.Table]:
     """The format's rows window by window, at least one table so that columns are known; later judgments are left out."""
     last = store.query("SELECT coalesce(max(seq), 0) AS last FROM judgments")["last"][0].as_py()
     for after in range(0, max(last, 1), WINDOW):
-        window = {"after": after, "until": min(after + WINDOW, last), "with_excluded": with_excluded}
+        window = {"after": after, "until": min(after + WINDOW, last)}
+        window |= {"with_excluded": with_excluded, "with_names": with_names}
         yield format_(lambda sql, window=window: store.query(sql, window))
 
 
@@ -122,10 +125,35 @@ def _write_jsonl(tables: Iterator[pa.Table], path: Path) -> int:
     return num_rows
 
 
-_CONTAINERS: dict[str, Callable[[Iterator[pa.Table], Path], int]] = {"parquet": _write_parquet, "jsonl": _write_jsonl}
+def _write_csv(tables: Iterator[pa.Table], path: Path) -> int:
+    """For spreadsheets: lists and messages as JSON, and no text that a spreadsheet takes for a formula."""
+    num_rows = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        for number, table in enumerate(tables):
+            if number == 0:
+                writer.writerow(table.column_names)
+            writer.writerows([_cell(value) for value in row.values()] for row in table.to_pylist())
+            num_rows += table.num_rows
+    return num_rows
 
 
-def _write_dataset(store: Store, folder: Path, with_excluded: bool) -> int:
+def _cell(value: Any) -> Any:
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return "'" + value if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
+
+
+_CONTAINERS: dict[str, Callable[[Iterator[pa.Table], Path], int]] = {
+    "parquet": _write_parquet,
+    "jsonl": _write_jsonl,
+    "csv": _write_csv,
+}
+
+
+def _write_dataset(store: Store, folder: Path, **wanted: bool) -> int:
     """A folder that ``datasets.load_dataset`` reads: data/train.parquet and a card."""
     if folder.exists():
         raise UserError(f"{folder} exists already. Name a new folder.")
@@ -133,8 +161,8 @@ def _write_dataset(store: Store, folder: Path, with_excluded: bool) -> int:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         (aside / "data").mkdir(parents=True)
-        num_rows = _write_parquet(_tables(store, trl, with_excluded), aside / "data" / "train.parquet")
-        (aside / "README.md").write_text(_card(store, num_rows, with_excluded), encoding="utf-8")
+        num_rows = _write_parquet(_tables(store, trl, **wanted), aside / "data" / "train.parquet")
+        (aside / "README.md").write_text(_card(store, num_rows, wanted.get("with_excluded", False)), encoding="utf-8")
         os.replace(aside, folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -172,7 +200,10 @@ _A, _B = _conversation("a"), _conversation("b")
 _CHOSEN = f"CASE verdict WHEN 'a' THEN {_A} ELSE {_B} END"
 _REJECTED = f"CASE verdict WHEN 'a' THEN {_B} ELSE {_A} END"
 _IDS = "judgment_id, strength"
-_SEEN = "FROM all_judgments WHERE seq > $after AND seq <= $until AND ($with_excluded OR NOT excluded)"
+# People are told apart and not named; imported ones keep the names that their data set gave them.
+_NAME = "CASE WHEN $with_names OR annotator_kind <> 'human' THEN annotator ELSE 'annotator-' || sha256(annotator_id)[:8] END"
+_SEEN = f"""FROM (SELECT * REPLACE ({_NAME} AS annotator) FROM all_judgments)
+    WHERE seq > $after AND seq <= $until AND ($with_excluded OR NOT excluded)"""
 _EVERY = f"SELECT * {_SEEN}"
 _WINDOW = f"{_SEEN} AND standing AND purpose <> 'gold'"
 _DECIDED = f"{_WINDOW} AND verdict IN ('a', 'b') ORDER BY seq, judgment_id"

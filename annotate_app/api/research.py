@@ -182,16 +182,22 @@ def _data(context: AppContext) -> APIRouter:
     router, store = APIRouter(), context.store
 
     @router.get("/exports/{format_name}")
-    def export(format_name: str, container: Literal["jsonl", "parquet"] = "jsonl", with_excluded: bool = False) -> FileResponse:
+    def export(
+        format_name: str,
+        container: Literal["jsonl", "parquet", "csv"] = "jsonl",
+        with_excluded: bool = False,
+        with_names: bool = False,
+    ) -> FileResponse:
         """Download what was judged. Written to a temporary file in a worker thread, so labelling goes on meanwhile.
 
-        ``with_excluded``: judgments of excluded annotators too.
+        ``with_excluded``: judgments of excluded annotators too; ``with_names``: people's names instead of pseudonyms.
         """
         if format_name not in EXPORT_FORMATS:
             raise HTTPException(404, f"There is no export format {format_name!r}. Formats: {', '.join(EXPORT_FORMATS)}.")
         aside = Path(tempfile.mkdtemp(prefix="nashloop-export-"))
         try:
-            path = _write_export(context, format_name, container, aside, with_excluded)
+            wanted = {"with_excluded": with_excluded, "with_names": with_names}
+            path = _write_export(context, format_name, container, aside, wanted)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -260,14 +266,14 @@ def _busy_is_409() -> Iterator[None]:
         raise HTTPException(409, str(error)) from error
 
 
-def _write_export(context: AppContext, format_name: str, container: str, aside: Path, with_excluded: bool) -> Path:
+def _write_export(context: AppContext, format_name: str, container: str, aside: Path, wanted: dict[str, bool]) -> Path:
     """The export as one file: a folder format becomes a zip."""
     if format_name == "hf":
         folder = aside / "nashloop-hf"
-        write_export(context.store, format_name, folder, container, with_excluded=with_excluded)
+        write_export(context.store, format_name, folder, container, **wanted)
         return Path(shutil.make_archive(str(folder), "zip", folder))
     path = aside / f"nashloop-{format_name}.{container}"
-    write_export(context.store, format_name, path, container, with_excluded=with_excluded)
+    write_export(context.store, format_name, path, container, **wanted)
     return path
 
 

@@ -141,5 +141,5 @@ def raw_export(client: Any) -> Iterator[Path]:
     """Every judgment of the campaign, as Parquet, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="nashloop-report-") as directory:
         path = Path(directory) / "judgments.parquet"
-        client.download("/exports/raw", path, container="parquet")
+        client.download("/exports/raw", path, container="parquet", with_names=True)
         yield path

@@ -15,7 +15,7 @@ imports = typer.Typer(help="Import prompts or judgments from JSONL, CSV or Parqu
 FileArgument = Annotated[Path, typer.Argument(help="JSONL, CSV or Parquet; the layout is recognised by its columns.")]
 SkipBadOption = Annotated[bool, typer.Option("--skip-bad", help="Import the good rows and report the bad ones.")]
 
-SUFFIX_CONTAINERS = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+SUFFIX_CONTAINERS = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".csv": "csv"}
 
 
 @imports.command("prompts")
@@ -36,8 +36,9 @@ def import_judgments(
 
 def export(
     format: Annotated[str, typer.Argument(help="raw, training, trl, trl-implicit, unpaired, arena or hf (a dataset folder).")],
-    out: Annotated[Path, typer.Option("--out", help="File to write (.jsonl or .parquet), or a folder for hf.")],
+    out: Annotated[Path, typer.Option("--out", help="File to write (.jsonl, .parquet or .csv), or a folder for hf.")],
     with_excluded: Annotated[bool, typer.Option("--with-excluded", help="Judgments of excluded annotators too.")] = False,
+    with_names: Annotated[bool, typer.Option("--with-names", help="People's names instead of pseudonyms.")] = False,
     data: DataOption = DATA_DIR,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,7 +47,7 @@ def export(
     if format == "hf":
         container = "jsonl" if container is None else container
     elif container is None:
-        raise UserError(f"--out {out} ends in {out.suffix or 'no suffix'!r}: use .jsonl or .parquet.")
+        raise UserError(f"--out {out} ends in {out.suffix or 'no suffix'!r}: use .jsonl, .parquet or .csv.")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist. Create it first.")
     from annotate_app.client import connect
@@ -54,7 +55,7 @@ def export(
     aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
         with connect(data) as client:
-            client.download(f"/exports/{format}", aside, container=container, with_excluded=with_excluded)
+            client.download(f"/exports/{format}", aside, container=container, with_excluded=with_excluded, with_names=with_names)
         _publish(aside, out, as_folder=format == "hf")
     except OSError as error:
         raise UserError(f"Cannot write {out}: {error.strerror}. Free some space or name another place.") from error

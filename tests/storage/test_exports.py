@@ -1,11 +1,14 @@
 """Export formats: golden files (NASHLOOP_REGENERATE_GOLDEN=1 writes them anew), what they leave out, what reads them."""
 
+import csv
+import hashlib
 import json
 import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -126,9 +129,39 @@ def test_each_format_keeps_what_it_can_say(judged, tmp_path):
 def test_unknown_formats_and_suffixes_are_refused(judged, tmp_path):
     with pytest.raises(UserError, match="no export format 'xml'"):
         write_export(judged, "xml", tmp_path / "out.jsonl")
-    with pytest.raises(UserError, match="'csv' is unknown"):
-        write_export(judged, "raw", tmp_path / "out.csv")
+    with pytest.raises(UserError, match="'xlsx' is unknown"):
+        write_export(judged, "raw", tmp_path / "out.xlsx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_people_are_pseudonyms_unless_names_are_asked_for(judged, tmp_path):
+    def people(path, **wanted):
+        write_export(judged, "raw", path, **wanted)
+        return {row["annotator"] for row in pq.read_table(path).to_pylist()}
+
+    # sha256 of ann0 and of ann1; imported people keep the name that their data set gave them
+    pseudonyms = {"annotator-" + hashlib.sha256(name.encode()).hexdigest()[:8] for name in ("ann0", "ann1")}
+    assert people(tmp_path / "one.parquet") == pseudonyms | {"mt_bench/expert"}
+    assert people(tmp_path / "two.parquet", with_names=True) == {"Annotator 0", "Annotator 1", "mt_bench/expert"}
+    for name in FILES:  # no other format names anybody
+        write_export(judged, name, tmp_path / f"{name}.jsonl")
+        assert "Annotator 0" not in (tmp_path / f"{name}.jsonl").read_text()
+
+
+def test_a_table_for_spreadsheets_holds_no_formula(judged, tmp_path, monkeypatch):
+    hostile = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://evil.example")', "plain, with a comma"]
+    table = pa.table({"text": hostile, "number": [-1.5] * 8, "list": [["=1"]] * 8, "none": [None] * 8})
+    monkeypatch.setitem(EXPORT_FORMATS, "raw", lambda query: table)
+    assert write_export(judged, "raw", tmp_path / "out.csv") == 8
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["text"] for row in rows] == ["'" + text for text in hostile[:-1]] + ["plain, with a comma"]
+    assert {(row["number"], row["list"], row["none"]) for row in rows} == {("-1.5", '["=1"]', "")}  # a number is no formula
+    monkeypatch.undo()
+    write_export(judged, "raw", tmp_path / "real.csv")
+    write_export(judged, "raw", tmp_path / "real.jsonl")
+    with (tmp_path / "real.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len((tmp_path / "real.jsonl").read_text().splitlines())
 
 
 def test_an_export_that_fails_leaves_nothing(judged, tmp_path, monkeypatch):
