@@ -34,8 +34,8 @@ def read(*arguments: str):
 class Up:
     """`nashloop up` in a process, with what it printed until it was ready."""
 
-    def __init__(self, data: Path, port: int) -> None:
-        command = [sys.executable, "-m", "annotate_app.cli", "up", "--data", str(data), "--port", str(port)]
+    def __init__(self, data: Path, port: int, *more: str) -> None:
+        command = [sys.executable, "-m", "annotate_app.cli", "up", "--data", str(data), "--port", str(port), *more]
         self.url, self.printed = f"http://127.0.0.1:{port}", ""
         self.process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout is not None
