@@ -24,7 +24,8 @@ from online_learner.generation.registry import GENERATION_BACKENDS
 from online_learner.logps import TokenisedResponse, response_logps
 from online_learner.policy.adapters import WEIGHTS, PolicyScorer, TrainedAdapter, linear_layers
 from online_learner.policy.groups import Group, Groups, collate
-from online_learner.policy.train import CLIP_NORM, Objective, Schedule, fit
+from online_learner.policy.objective import Objective
+from online_learner.policy.train import CLIP_NORM, Schedule, fit
 from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import get_rule
 from storage.contract.settings import GenerationSettings

@@ -1,5 +1,6 @@
 """The fit of a round: as often as the learning rate needs, each fit kept at the epoch that suits unseen prompts best."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from online_learner.learning_rate import BACK_OFF, MAX_FITS, allowed_kl, exact_s
 from online_learner.logps import response_logps
 from online_learner.policy.adapters import PolicyScorer, TrainedAdapter
 from online_learner.policy.groups import Groups
-from online_learner.policy.train import Objective, Schedule, diagnostics, fit, group_logps
+from online_learner.policy.memory import plan_memory
+from online_learner.policy.objective import Objective
+from online_learner.policy.step import Room, group_logps
+from online_learner.policy.train import Schedule, diagnostics, fit
 from online_learner.responses import sample_responses, split_rows, tokenised_responses
 from online_learner.seeds import stream_seed
 
@@ -45,6 +49,9 @@ def fit_at_a_suitable_rate(
     rule = fit_input.objective.rule
     exact = exact_step_kl(fit_input.objective, fit_input.groups)
     start = adapter.state()
+    plan = plan_memory(adapter.model, fit_input.groups)
+    logging.getLogger(__name__).info(plan.sentence())
+    room = Room(plan.tokens)
     attempt, kl, last = 0, 0.0, fit_input
     while True:
         adapter.restore(start)
@@ -54,7 +61,7 @@ def fit_at_a_suitable_rate(
             if index == 1:  # the second fit is anchored at what the first one reached
                 with torch.no_grad():
                     last = replace(fit_input, anchor_logps=group_logps(adapter.model, fit_input.groups).cpu())
-            _fit(job, adapter, last, rate, (index, num_fits))
+            _fit(job, adapter, last, rate, (index, num_fits), room)
         kl = _kl_to_parent(job, adapter)
         job.progress.tell(1.0, f"moved {kl:.2f} nats", {"update/kl_to_parent_nats": kl})
         if wanted != "auto":
@@ -86,7 +93,7 @@ def _schedule(job: Job, rate: float, index: int) -> Schedule:
     return Schedule(epochs=update.epochs, groups_per_step=update.prompts_per_step, learning_rate=rate, seed=seed)
 
 
-def _fit(job: Job, adapter: TrainedAdapter, fit_input: FitInput, rate: float, place: tuple[int, int]) -> None:
+def _fit(job: Job, adapter: TrainedAdapter, fit_input: FitInput, rate: float, place: tuple[int, int], room: Room) -> None:
     """One fit, ended where the loss on the watched groups was lowest: a model that only learns responses by heart stops early."""
     objective, groups, anchor = fit_input.objective, fit_input.groups, fit_input.anchor_logps
     (train, held_out), (index, fits) = fit_input.split, place
@@ -106,7 +113,7 @@ def _fit(job: Job, adapter: TrainedAdapter, fit_input: FitInput, rate: float, pl
         fit_name = f"fit {index + 1} of {fits}, " if fits > 1 else ""
         job.progress.tell(share, f"{fit_name}step {step} of {num_steps}", metrics)
 
-    fit(adapter, objective, groups.select(train), anchor[train], schedule, on_step)
+    fit(adapter, objective, groups.select(train), anchor[train], schedule, on_step, room=room)
     if best is not None:
         adapter.restore(best[1])
 

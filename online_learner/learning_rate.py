@@ -8,7 +8,7 @@ than that did something else than the step, and is repeated more slowly. Pure fu
 import torch
 
 from online_learner.policy.groups import Groups
-from online_learner.policy.train import Objective
+from online_learner.policy.objective import Objective
 from online_learner.targets import potentials
 
 LARGEST_RATE, WIDTH_OF_LARGEST = 3e-3, 128  # measured: suits widths up to 128 with rank 8; wider models need proportionally less

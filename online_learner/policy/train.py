@@ -1,7 +1,4 @@
-"""The optimiser loop of one fit: AdamW on the LoRA weights until the rule's objective is small.
-
-The objective is mirror_descent.rule_objective, the function that tests/games prove. Shapes as in groups.py.
-"""
+"""The optimiser loop of one fit: AdamW on the LoRA weights until the rule's objective is small. Shapes as in groups.py."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,78 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from online_learner.extras import EXTRAS, ExtraInputs
-from online_learner.logps import response_logps
-from online_learner.mirror_descent import (
-    achieved_fraction,
-    margin_r2,
-    pairwise_margins,
-    potential_fraction,
-    rule_objective,
-)
+from online_learner.mirror_descent import achieved_fraction, margin_r2, pairwise_margins, potential_fraction
 from online_learner.policy.adapters import TrainedAdapter
 from online_learner.policy.degree_head import DegreeHead
-from online_learner.policy.groups import Groups, given_facts
-from online_learner.targets import PairFacts, pairwise_targets
-from online_learner.update_rule import RuleSettings, UpdateRule
+from online_learner.policy.groups import Groups
+from online_learner.policy.memory import plan_memory
+from online_learner.policy.objective import DEGREE, Objective
+from online_learner.policy.step import Room, add_gradient
+from online_learner.policy.step import group_logps as group_logps
 
 WARM_UP_STEPS = 3
 FINAL_RATE = 0.1  # of the peak, at the end of the cosine
 CLIP_NORM = 1.0
-DEGREE = "preference_degree"
-MEMBERS_OF_EXTRA = {"nll_rationale": "rationales", "logp_samples": "samples", "kl_ref": "samples"}  # see Groups.members_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """A rule with the values of its settings."""
-
-    rule: UpdateRule
-    settings: RuleSettings
-
-    def loss(self, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> Tensor:
-        """Mean loss of the chosen pairs and the rule's extra terms, scalar; logps and anchor_logps (N, K)."""
-        own, anchor = self.measured(groups, logps), self.measured(groups, anchor_logps)
-        preferences, weights = groups.preferences.to(logps), groups.pair_weights.to(logps)
-        facts = PairFacts(**{name: value.to(logps) for name, value in given_facts(groups.facts).items()})
-        loss = rule_objective(self.rule, self.settings, own, anchor, preferences, pair_weights=weights, facts=facts)
-        for name, coefficient in self.rule.extras(self.settings).items():
-            inputs = None if name == DEGREE else _extra_inputs(name, groups, logps, anchor_logps)
-            if inputs is not None:
-                loss = loss + coefficient * EXTRAS[name](inputs)
-        return loss
-
-    def degree_loss(self, head: DegreeHead, model: object, groups: Groups) -> Tensor | float:
-        """The term that reads hidden states, times its coefficient; 0 where it has nothing to read."""
-        inputs = head.inputs(model, groups)
-        return 0.0 if inputs is None else self.rule.extras(self.settings)[DEGREE] * EXTRAS[DEGREE](inputs)
-
-    def measured(self, groups: Groups, logps: Tensor) -> Tensor:
-        """Log-probabilities (N, K) as the rule measures them: sums over tokens, or means."""
-        return logps / groups.lengths().to(logps) if self.rule.length_normalised else logps
-
-    def targets(self, groups: Groups) -> Tensor:
-        """Target margins (N, K, K), nats."""
-        return pairwise_targets(self.rule, self.settings, groups.preferences, groups.facts)
-
-
-def _extra_inputs(name: str, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> ExtraInputs | None:
-    """What an extra term reads of these groups; None where they hold nothing of it."""
-    if name == "nll_winner":
-        return ExtraInputs(logps=logps, preferences=groups.preferences.to(logps), pair_weights=groups.pair_weights)
-    wanted = groups.members_of.get(MEMBERS_OF_EXTRA[name])
-    if wanted is None or not wanted.any():
-        return None
-    chosen = wanted > 0
-    if name == "nll_rationale":
-        return ExtraInputs(rationale_logps=logps[chosen.to(logps.device)])
-    num_samples = int(chosen.sum(-1).max())
-    whole = chosen.sum(-1) == num_samples  # prompts with fewer samples would not fit into one tensor
-    where = (chosen & whole.unsqueeze(-1)).to(logps.device)
-    shape = (-1, num_samples)
-    return ExtraInputs(
-        sample_logps=logps[where].reshape(shape), sample_reference_logps=anchor_logps.to(logps)[where].reshape(shape)
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +50,14 @@ def fit(
     anchor_logps: Tensor,
     schedule: Schedule,
     on_step: Callable[[int, int, float, float], None] = lambda step, num_steps, loss, gradient_norm: None,
+    *,
+    room: Room | None = None,
 ) -> None:
-    """Minimise the objective over the adapter's weights; anchor_logps (N, K) on the CPU. The norm is that before clipping."""
+    """Minimise the objective over the adapter's weights; anchor_logps (N, K) on the CPU. The norm is that before clipping.
+
+    ``room`` is what memory.plan_memory finds, unless given.
+    """
+    room = room or Room(plan_memory(adapter.model, groups).tokens)
     head = DegreeHead(adapter.model) if DEGREE in objective.rule.extras(objective.settings) else None
     parameters = adapter.parameters() + (list(head.linear.parameters()) if head else [])
     optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
@@ -123,24 +66,13 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate(step, num_steps)
         batch = groups.select(rows)
-        logps = group_logps(adapter.model, batch)
-        loss = objective.loss(batch, logps, anchor_logps[rows].to(logps))
-        if head:
-            loss = loss + objective.degree_loss(head, adapter.model, batch)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = add_gradient(adapter.model, objective, batch, anchor_logps[rows], room)
+        if head:
+            loss += objective.add_degree_gradient(head, adapter.model, batch)
         norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
         optimiser.step()
-        on_step(step + 1, num_steps, float(loss.detach()), float(norm))
-
-
-def group_logps(model: object, groups: Groups) -> Tensor:
-    """Summed log-probabilities of the groups' responses, (N, K); each response is forwarded once."""
-    used = sorted({int(row) for row in groups.members.flatten() if row >= 0})
-    place = {row: i for i, row in enumerate(used)}
-    logps = response_logps(model, [groups.sequences[row] for row in used])
-    index = torch.tensor([[place.get(int(row), 0) for row in rows] for rows in groups.members])
-    return logps[index.to(logps.device)]
+        on_step(step + 1, num_steps, loss, float(norm))
 
 
 def diagnostics(objective: Objective, groups: Groups, logps: Tensor, anchor_logps: Tensor) -> dict[str, float | None]:
