@@ -1,25 +1,35 @@
-"""Policies as a picture of who came from whom, a matrix of who wins, and two of them side by side on one prompt. Pure."""
+"""Policies as a picture of who came from whom, ranked by votes and by models, and two of them on one prompt side by side."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from annotate_app.pages.browse_html import page
+from annotate_app.pages.policy_tables_html import model_section, people_section
 from annotate_app.render import render_markdown, render_prompt, show_controls
-from annotate_app.reports.texts import estimate
 from storage.records import Message
 
 Row = Mapping[str, Any]
 STEP, ROW, RADIUS = 120, 74, 22
 
 
-def lineage_page(policies: Sequence[Row], votes: Sequence[Row], prompts: Sequence[Row], compared: Row | None) -> str:
-    """policies: of reports.policies, by number. votes: people's, between two policies. prompts: id and text to choose from."""
+def lineage_page(
+    policies: Sequence[Row],
+    votes: Sequence[Row],
+    prompts: Sequence[Row],
+    compared: Row | None,
+    *,
+    people: Row | None = None,
+    model: Row | None = None,
+    gates: Sequence[Row] = (),
+) -> str:
+    """policies, votes, people, model: of reports.policies. gates: as the API tells. prompts: id and text to choose from."""
     numbers = [policy["number"] for policy in policies]
     body = (
         f"<figure>{lineage_svg(policies)}<figcaption>Each policy right of the one it was trained from. The double ring answers "
         "the next prompts; a dashed ring was never promoted.</figcaption></figure>"
-        f"{_matrix(policies, votes)}{_compare_form(numbers, prompts, compared)}{_compared(compared)}"
+        f"{people_section(people, votes, gates)}{model_section(model, policies)}"
+        f"{_compare_form(numbers, prompts, compared)}{_compared(compared)}"
     )
     return page("Lineage", body, "/console/lineage")
 
@@ -61,54 +71,6 @@ def _node(policy: Row, x: float, y: float) -> str:
     number = f'<text x="{x}" y="{y + 5}" text-anchor="middle" class="strong">{policy["number"]}</text>'
     status = f'<text x="{x}" y="{y + RADIUS + 16}" text-anchor="middle" font-size="11">{policy["status"]}</text>'
     return ring + inner + number + status
-
-
-def _matrix(policies: Sequence[Row], votes: Sequence[Row]) -> str:
-    """People's votes between policies, and what the preference model expects of a policy against its parent and the base."""
-    numbers = sorted({vote[key] for vote in votes for key in ("policy", "opponent")})
-    rate = {(vote["policy"], vote["opponent"]): vote["win_rate"] for vote in votes}
-    rate |= {(b, a): _turned(share) for (a, b), share in rate.items()}
-    cells = "".join(
-        f'<tr><th scope="row">policy {a}</th>{"".join(f"<td>{_cell(rate.get((a, b)))}</td>" for b in numbers)}</tr>'
-        for a in numbers
-    )
-    head = "".join(f'<th scope="col">against {b}</th>' for b in numbers)
-    voted = (
-        _table(
-            "Win rate of the row in people's votes, ties one half, 95 % intervals", f'<th scope="col">policy</th>{head}', cells
-        )
-        if numbers
-        else "<p>People have not compared two policies yet. Pairs for a gate, or of two policies, make this table.</p>"
-    )
-    rows = "".join(
-        f'<tr><th scope="row">policy {p["number"]}</th><td>{p["status"]}</td><td>{estimate(p["win_rate_vs_parent"]) or "–"}</td>'
-        f"<td>{estimate(p['win_rate_vs_base']) or '–'}</td><td>{_quality(p)}</td></tr>"
-        for p in policies
-    )
-    names = ("policy", "status", "against its parent", "against the base", "text quality")
-    expected = _table(
-        "Win rates as each round's preference model expects them", "".join(f'<th scope="col">{name}</th>' for name in names), rows
-    )
-    return voted + expected
-
-
-def _table(caption: str, head: str, rows: str) -> str:
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _turned(share: Row) -> Row:
-    return {"mean": 1 - share["mean"], "low": 1 - share["high"], "high": 1 - share["low"], "n": share["n"]}
-
-
-def _cell(share: Row | None) -> str:
-    return "–" if share is None else f"{estimate(share)}, n {share['n']}"
-
-
-def _quality(policy: Row) -> str:
-    return "–" if policy["text_quality"] is None else f"{policy['text_quality']:.2f}"
 
 
 def _compare_form(numbers: Sequence[int], prompts: Sequence[Row], compared: Row | None) -> str:

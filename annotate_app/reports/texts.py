@@ -71,13 +71,31 @@ def policies_text(figures: Mapping[str, Any]) -> str:
         (f"{v['policy']} against {v['opponent']}", v["wins"], v["ties"], v["losses"], estimate(v["win_rate"]), v["gate"])
         for v in figures["votes"]
     ]
-    return "\n".join(
-        [
-            table(columns, rows, empty="No policies yet."),
-            "",
-            table(("votes", "wins", "ties", "losses", "win rate", "for a gate"), votes, empty="No votes between policies yet."),
-        ]
-    )
+    counted = table(("votes", "wins", "ties", "losses", "win rate", "for a gate"), votes, empty="No votes between policies yet.")
+    ranked = [
+        _ranking("By people's votes", figures["people"]),
+        _ranking("As preference models expect, no votes", figures["model"]),
+    ]
+    return "\n\n".join(filter(None, (table(columns, rows, empty="No policies yet."), counted, by_people, by_model)))
+
+
+def _ranking(source: str, found: Mapping[str, Any] | None) -> str:
+    """Ratings, Nash averaging, and win rates against the first policy: as voted, at equal length, at equal style."""
+    if found is None:
+        return ""
+    first = found["opponent"]
+    columns = ("policy", "rating", "in Nash mixture", "wins against it", f"wins against {first}", "equal length", "equal style")
+    rows = [
+        (
+            row["policy"],
+            "1000" if row["policy"] == first else "{mean:.0f} ({low:.0f} to {high:.0f})".format(**row["rating"]),
+            f"{row['nash']['weight']:.2f}",
+            f"{row['nash']['win_rate']:.2f}",
+            *(estimate(row["against"][name]) for name in ("votes", "length", "style")),
+        )
+        for row in sorted(found["table"], key=lambda row: -row["rating"]["mean"])
+    ]
+    return f"{source}:\n{table(columns, rows, empty='')}"
 
 
 def estimate(value: Mapping[str, float] | None) -> str:

@@ -71,7 +71,7 @@ def add_finished_round(context: AppContext, number: int = 1, **changes) -> Round
         parent_policy_id="policy0",
         new_policy_id=f"policy{number}",
         job_dir=f"jobs/{number:04d}-round",
-        settings=build_settings({}).model_dump(mode="json"),
+        settings={**build_settings({}).model_dump(mode="json"), "options": {}},
         created_at=START,
     )
     context.store.add_round(round_)

@@ -12,6 +12,7 @@ from annotate_app.commands.compose import open_context
 from annotate_app.reports.annotators import annotators_report
 from annotate_app.reports.intransitivity import intransitivity_text
 from annotate_app.reports.policies import lineage, policies_report
+from annotate_app.reports.texts import policies_text
 from annotate_app.trust_estimates import share
 from tests.storage.builders import fill, judge
 
@@ -83,6 +84,17 @@ def test_policies_by_hand():
     [votes] = figures["votes"]
     assert (votes["policy"], votes["opponent"], votes["wins"], votes["ties"], votes["losses"]) == (1, 0, 1, 1, 0)
     assert votes["win_rate"]["mean"] == 0.75  # a win and half a tie, of 2
+    assert [(c["policy"], c["opponent"], c["win_rate"]["mean"]) for c in figures["people"]["matrix"]] == [
+        (0, 1, 0.25),
+        (1, 0, 0.75),
+    ]
+    base, better = figures["people"]["table"]
+    assert base["rating"]["mean"] == 1000 < better["rating"]["mean"]
+    assert better["nash"]["weight"] == pytest.approx(1, abs=1e-3)
+    assert better["against"]["style"] is None  # two votes tell nothing of style
+    assert figures["model"]["table"][1]["against"]["votes"]["mean"] == pytest.approx(0.6)
+    text = policies_text(figures)
+    assert "By people's votes:" in text and "As preference models expect, no votes:" in text
     assert lineage(3, {3: 1, 1: 0, 0: None, 2: 1}) == [3, 1, 0]
 
 

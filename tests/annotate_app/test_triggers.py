@@ -6,11 +6,11 @@ import pytest
 from annotate_app.triggers import Facts, has_triggers, next_round
 from storage.campaign import Campaign, build_campaign
 
-FACTS: dict[str, Any] = {"new_labels": 150, "all_labels": 400, "since_last": timedelta(hours=3), "information": 0.08, "running": None}
+FACTS: dict[str, Any] = {"new_labels": 150, "all_labels": 400, "since_last": timedelta(hours=3), "information": 0.08}
 
 
 def due(campaign: dict, **facts):
-    return next_round(build_campaign(campaign), Facts(**{"undecided": None, **FACTS, **facts}), 20)
+    return next_round(build_campaign(campaign), Facts(**{"running": None, "undecided": None, **FACTS, **facts}), 20)
 
 
 def test_by_default_rounds_are_started_by_hand():
