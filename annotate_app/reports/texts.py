@@ -72,10 +72,8 @@ def policies_text(figures: Mapping[str, Any]) -> str:
         for v in figures["votes"]
     ]
     counted = table(("votes", "wins", "ties", "losses", "win rate", "for a gate"), votes, empty="No votes between policies yet.")
-    ranked = [
-        _ranking("By people's votes", figures["people"]),
-        _ranking("As preference models expect, no votes", figures["model"]),
-    ]
+    by_people = _ranking("By people's votes", figures["people"])
+    by_model = _ranking("As preference models expect, no votes", figures["model"])
     return "\n\n".join(filter(None, (table(columns, rows, empty="No policies yet."), counted, by_people, by_model)))
 
 
