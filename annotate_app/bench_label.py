@@ -1,7 +1,7 @@
 """How fast people are served: many clients lease a pair and judge it over HTTP, each waiting for the acknowledgement.
 
-The app is the real one on a DuckDB file, with durable commits; clients are one process of their own, so that the
-server's interpreter does nothing else. Latency is what a client sees of lease and judgment together.
+The app is the real one, with durable commits, in one process on a DuckDB file or in several on a PostgreSQL database; clients
+are a process of their own. Latency is what a client sees of lease and judgment together.
 """
 
 import asyncio
@@ -10,10 +10,11 @@ import multiprocessing
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import repeat
+from itertools import cycle, repeat
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import httpx
 from annotate_app.auth import issue_token
 from annotate_app.commands.compose import build_api, open_context
 from annotate_app.server import serve_in_background
+from storage.errors import UserError
 from storage.ids import new_id
 from storage.records import Message, Policy, Prompt, Response, Task
 from storage.store import Store
@@ -30,31 +32,75 @@ WARM_UP = 2  # judgments of each client that are not counted: connections open, 
 WORDS = ("the", "a", "garden", "water", "slowly", "kettle", "morning", "and", "keep", "warm", "list", "before", "bread", "of")
 
 
-def measure(*, clients: int, labels: int, response_bytes: int) -> dict[str, Any]:
-    """Latencies in milliseconds and rates of ``labels`` judgments by ``clients`` at once, on responses of about this size."""
+def measure(*, clients: int, labels: int, response_bytes: int, database: str | None = None, replicas: int = 1) -> dict[str, Any]:
+    """Latencies in milliseconds and rates of ``labels`` judgments by ``clients`` at once, on responses of about this size.
+
+    ``database``: an empty PostgreSQL database, served by ``replicas`` apps that clients are spread over; it is filled.
+    """
     each = math.ceil(labels / clients)
-    campaign = _campaign(clients, clients * (each + WARM_UP), response_bytes)
-    with campaign as (url, tokens), multiprocessing.get_context("spawn").Pool(1) as pool:
-        latencies, seconds = pool.apply(_run_clients, (url, tokens, each))
+    with (
+        _campaign(clients, clients * (each + WARM_UP), response_bytes, database) as (directory, tokens),
+        _served(directory, replicas) as (urls, cpu_s),
+        multiprocessing.get_context("spawn").Pool(1) as pool,
+    ):
+        pool.apply(time.sleep, (0,))  # the clients' process is up
+        spent = cpu_s()
+        latencies, seconds = pool.apply(_run_clients, (urls, tokens, each))
+        spent = cpu_s() - spent
     return {
+        "engine": "postgresql" if database else "duckdb",
+        "replicas": replicas,
         "clients": clients,
         "labels": len(latencies),
         "response_bytes": response_bytes,
         "seconds": seconds,
         "labels_per_second": len(latencies) / seconds,
+        "server_cpu_ms_per_label": 1000 * spent / (len(latencies) + WARM_UP * clients),  # steadier than times on a busy machine
         "lease_and_submit_ms": {name: _quantile(latencies, q) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))},
     }
 
 
 @contextmanager
-def _campaign(clients: int, pairs: int, response_bytes: int) -> Iterator[tuple[str, list[str]]]:
-    """The app with enough pairs for everybody, on a free port, and a token for each client."""
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nashloop-bench-")))
-        context = stack.enter_context(open_context(directory, create=True, seed=0))
-        _add_pairs(context.store, pairs, response_bytes)
-        tokens = [issue_token(context.store, name=f"client-{k:03d}", scope="label")[1] for k in range(clients)]
-        yield stack.enter_context(serve_in_background(build_api(context))), tokens
+def _campaign(clients: int, pairs: int, response_bytes: int, database: str | None) -> Iterator[tuple[Path, list[str]]]:
+    """A data directory with enough pairs for everybody, and a token for each client."""
+    with tempfile.TemporaryDirectory(prefix="nashloop-bench-") as name:
+        with open_context(Path(name), create=True, database=database) as context:
+            if context.store.list_policies():
+                raise UserError("--database holds a campaign already. Name an empty one: createdb NAME.")
+            _add_pairs(context.store, pairs, response_bytes)
+            tokens = [issue_token(context.store, name=f"client-{k:03d}", scope="label")[1] for k in range(clients)]
+        yield Path(name), tokens
+
+
+@contextmanager
+def _served(directory: Path, replicas: int) -> Iterator[tuple[list[str], Callable[[], float]]]:
+    """Apps in processes of their own; their addresses, and the seconds of processor time they have used."""
+    spawn = multiprocessing.get_context("spawn")
+    apps = [spawn.Pipe() for _ in range(replicas)]
+    processes = [spawn.Process(target=_serve, args=(directory, theirs), daemon=True) for _, theirs in apps]
+    pipes = [ours for ours, _ in apps]
+    for process in processes:
+        process.start()
+
+    def cpu_s() -> float:
+        for pipe in pipes:
+            pipe.send("cpu")
+        return sum(pipe.recv() for pipe in pipes)
+
+    try:
+        yield [pipe.recv() for pipe in pipes], cpu_s
+    finally:
+        for pipe, process in zip(pipes, processes, strict=True):
+            pipe.send("stop")
+            process.join(20)
+
+
+def _serve(directory: Path, pipe: Connection) -> None:
+    """One app on a free port, until it is told to stop."""
+    with open_context(directory, seed=0) as context, serve_in_background(build_api(context)) as url:
+        pipe.send(url)
+        while pipe.recv() != "stop":
+            pipe.send(time.process_time())
 
 
 def _add_pairs(store: Store, count: int, response_bytes: int) -> None:
@@ -89,14 +135,14 @@ def _add_pairs(store: Store, count: int, response_bytes: int) -> None:
     store.add_tasks(tasks)
 
 
-def _run_clients(url: str, tokens: Sequence[str], each: int) -> tuple[list[float], float]:
+def _run_clients(urls: Sequence[str], tokens: Sequence[str], each: int) -> tuple[list[float], float]:
     """In the clients' process: milliseconds of every counted judgment, and seconds of all of them together."""
-    return asyncio.run(_all_clients(url, tokens, each))
+    return asyncio.run(_all_clients(urls, tokens, each))
 
 
-async def _all_clients(url: str, tokens: Sequence[str], each: int) -> tuple[list[float], float]:
+async def _all_clients(urls: Sequence[str], tokens: Sequence[str], each: int) -> tuple[list[float], float]:
     ready = asyncio.Barrier(len(tokens) + 1)
-    running = [asyncio.create_task(_client(*arguments)) for arguments in zip(repeat(url), tokens, repeat(each), repeat(ready))]
+    running = [asyncio.create_task(_client(*arguments)) for arguments in zip(cycle(urls), tokens, repeat(each), repeat(ready))]
     await ready.wait()
     started = time.perf_counter()
     latencies = [latency for own in await asyncio.gather(*running) for latency in own]

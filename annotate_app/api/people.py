@@ -22,7 +22,7 @@ class Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def annotator_of(who: Annotated[Principal, Depends(require("label"))]) -> str:
+async def annotator_of(who: Annotated[Principal, Depends(require("label"))]) -> str:
     """Whose judgments the caller makes; 403 for a token that does not say."""
     if who.annotator_id is None:
         raise HTTPException(403, "This token does not say whose judgments it makes. Create one with --annotator NAME.")

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import Response
 
-from annotate_app.auth import SESSION, principal
+from annotate_app.auth import SESSION, principal_of
 from annotate_app.context import AppContext
 from annotate_app.pages.sign_in import FormText
 from annotate_app.pages.small import button, field, language_of, page, paragraph, to_labelling
@@ -19,7 +19,7 @@ from storage.records import User
 
 def signed_in_user(request: Request) -> User:
     """Who is signed in with a session; 403 for a token."""
-    who = principal(request)
+    who = principal_of(request)
     if who.user is None or not who.by_session:
         raise HTTPException(403, "This page is for people who signed in; tokens have no account.")
     return who.user
