@@ -24,6 +24,9 @@ class Campaign:
     guidelines: str | None = Field(default=None, max_length=100_000)  # Markdown; None: guidelines.md of the data directory
     language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})?$")  # of the page; None: the browser's
     overlap: int = Field(default=1, ge=1, le=20)  # judgments wanted per new pair
+    overlap_max: int | None = Field(
+        default=None, ge=3, le=20
+    )  # people asked where those before want opposite things; None: no more
     pass_mark: float | None = Field(default=None, ge=0, le=1)  # share of training pairs that must be right; None: no training
     num_training: int = Field(default=0, ge=0, le=100)  # training pairs to answer before real work
     break_minutes: int | None = Field(default=None, ge=1, le=480)  # a gentle reminder
@@ -49,6 +52,8 @@ class Campaign:
                 raise ValueError(f"{name} names {max(words, key=words.count)!r} twice")
         if self.pass_mark is not None and self.num_training == 0:
             raise ValueError("pass_mark needs num_training, the number of training pairs, above 0")
+        if self.overlap_max is not None and self.overlap_max <= self.overlap:
+            raise ValueError(f"overlap_max {self.overlap_max} must be above overlap {self.overlap}, or left out")
         if self.gate == "human" and self.gate_share == 0:
             raise ValueError("gate human needs gate_share, the share of pairs that compare policies, above 0; such as 0.2")
         return self

@@ -25,7 +25,8 @@ def add_live_pair(
         if annotator_id not in state.accounts.annotators:
             raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
         for records in ([prompt], responses, [task]):
-            add_in(state, transaction, list(records))
+            if records:  # no responses: they are known already
+                add_in(state, transaction, list(records))
         book = state.book.tasks[task.id]
         if book.num_made:
             return None

@@ -8,8 +8,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import Field
 
 from annotate_app import annotators as people
+from annotate_app.adjudication import adjudicate_next, num_adjudicated, waiting_for_adjudication
 from annotate_app.api.gates import gate_json
-from annotate_app.api.people import Actor, Body
+from annotate_app.api.people import Actor, AnnotatorId, Body
+from annotate_app.api.shown import lease_json
 from annotate_app.auth import require
 from annotate_app.browse import PairFilter, choices, find_pairs, pair_of
 from annotate_app.context import AppContext
@@ -17,6 +19,7 @@ from annotate_app.pages.browse_html import annotator_page, annotators_page, pair
 from annotate_app.pages.campaign_html import campaign_page
 from annotate_app.pages.lineage_html import lineage_page
 from annotate_app.reports.policies import policies_report
+from annotate_app.unanimous import promote_unanimous
 from storage.contract.settings import UpdateSettings
 
 Text = Annotated[str, Query(max_length=200)]
@@ -47,6 +50,15 @@ def pair_filter(
     )  # fmt: skip
 
 
+class UnanimousBody(Body):
+    people: int = Field(ge=2, le=100, description="who have to prefer the same response, and nobody another")
+    limit: int | None = Field(None, ge=1, description="at most so many new pairs")
+
+
+class AdjudicationBody(Body):
+    task_id: str | None = Field(None, max_length=100, description="of GET /adjudication; the first, if not given")
+
+
 Asked = Annotated[PairFilter, Depends(pair_filter)]
 
 
@@ -71,6 +83,25 @@ def build_api(context: AppContext) -> APIRouter:
         ``remarks`` says in a sentence each what to look at; ``random`` and ``adversarial`` hold a bound on false alarms.
         """
         return people.known_of_annotators(context)
+
+    @router.get("/adjudication")
+    def adjudication() -> dict[str, Any]:
+        """Pairs on which people want opposite things and nobody more will be asked, and how many a researcher has settled."""
+        waiting = [
+            {k: v for k, v in row.items() if k not in ("people", "adjudicated")} for row in waiting_for_adjudication(store)
+        ]
+        return {"waiting": waiting, "adjudicated": num_adjudicated(store)}
+
+    @router.post("/adjudication/next")
+    def adjudicate(body: AdjudicationBody, annotator_id: AnnotatorId) -> dict[str, Any]:
+        """Lease a contested pair to judge yourself, blind: that of ``task_id``, else the first. Answer it as any lease."""
+        pair = adjudicate_next(store, annotator_id, body.task_id)
+        return {"leases": [] if pair is None else [lease_json(pair)]}
+
+    @router.post("/training/unanimous", status_code=201)
+    def from_unanimous(body: UnanimousBody, actor: Actor) -> dict[str, int]:
+        """Make pairs on which so many people were of one mind training pairs, most votes first; again adds nothing."""
+        return promote_unanimous(store, body.people, actor=actor.actor, limit=body.limit)
 
     @router.post("/annotators/{name}/exclude")
     def exclude(name: str, body: ExclusionBody, actor: Actor) -> dict[str, Any]:
@@ -100,7 +131,14 @@ def build_pages(context: AppContext) -> APIRouter:
 
     @router.get("/console/pairs")
     def pairs(asked: Asked) -> str:
-        return pairs_page(asked, find_pairs(store, asked), choices(store))
+        waiting = waiting_for_adjudication(store) if asked.only == "disagreement" else None
+        return pairs_page(asked, find_pairs(store, asked), choices(store), None if waiting is None else len(waiting))
+
+    @router.post("/console/adjudicate")
+    def adjudicate(annotator_id: AnnotatorId) -> RedirectResponse:
+        """The labelling page begins with what its reader holds."""
+        pair = adjudicate_next(store, annotator_id)
+        return RedirectResponse("/console/pairs?only=disagreement" if pair is None else "/", 303)
 
     @router.get("/console/pairs/{task_id}")
     def one_pair(task_id: str) -> str:
@@ -140,7 +178,7 @@ def build_pages(context: AppContext) -> APIRouter:
         prompts = store.query(_PROMPTS).to_pylist()
         compared = _compared(context, a, b, prompt) if a is not None and b is not None and prompt else None
         gates = [gate_json(*found) for found in context.rounds.comparisons()]
-        ranked = {"people": figures["people"], "model": figures["model"], "gates": gates}
+        ranked = {"people": figures["people"], "model": figures["model"], "gates": gates, "live": context.live is not None}
         return lineage_page(figures["policies"], figures["votes"], prompts, compared, **ranked)
 
     @router.get("/console/campaign")

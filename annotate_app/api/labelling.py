@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AwareDatetime, Field
 
 from annotate_app import texts
+from annotate_app.adjudication import FurtherOpinions
 from annotate_app.api.people import AnnotatorId, Body
 from annotate_app.api.shown import judgment_json, lease_json
 from annotate_app.context import AppContext
@@ -67,6 +68,7 @@ class JudgmentBody(AnswerBody):
 def build_router(context: AppContext) -> APIRouter:
     """Routes of scope label that hand out pairs and take judgments."""
     router, store = APIRouter(tags=["labelling"]), context.store
+    opinions = FurtherOpinions(store)
 
     @router.post("/leases")
     def lease(annotator_id: AnnotatorId, body: LeaseBody | None = None) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def build_router(context: AppContext) -> APIRouter:
         them.
         """
         body = body or LeaseBody()  # pyright: ignore[reportCallIssue]
-        return {"leases": [lease_json(pair) for pair in store.lease(annotator_id, body.count, resume=body.resume)]}
+        return {"leases": [lease_json(pair) for pair in opinions.lease(annotator_id, body.count, resume=body.resume)]}
 
     @router.post("/leases/renew")
     def renew(body: RenewBody, annotator_id: AnnotatorId) -> dict[str, Any]:
@@ -96,7 +98,7 @@ def build_router(context: AppContext) -> APIRouter:
             raise HTTPException(*_REFUSALS[result.status])
         assert result.judgment is not None
         response.status_code = 201 if result.status == "stored" else 200
-        upcoming = store.lease(annotator_id, body.next) if body.next else []
+        upcoming = opinions.lease(annotator_id, body.next) if body.next else []
         return {
             "judgment": judgment_json(result.judgment),
             "feedback": asdict(result.feedback) if result.feedback else None,

@@ -52,8 +52,8 @@ def page(title: str, body: str, here: str = "") -> str:
     )
 
 
-def pairs_page(asked: PairFilter, found: Row, choices: Mapping[str, Sequence[str]]) -> str:
-    """The search form and one page of judged pairs."""
+def pairs_page(asked: PairFilter, found: Row, choices: Mapping[str, Sequence[str]], waiting: int | None = None) -> str:
+    """The search form and one page of judged pairs; ``waiting``: pairs to adjudicate, on the page of disagreements."""
     kind = f" where {ONLY[asked.only]}" if asked.only in ONLY else ""
     count = f"{found['total']:,} judgment{'s' * (found['total'] != 1)}{kind}"
     rows = "".join(map(_pair_row, found["pairs"]))
@@ -65,8 +65,20 @@ def pairs_page(asked: PairFilter, found: Row, choices: Mapping[str, Sequence[str
     )
     title = {"disagreement": "Disagreements", "flagged": "Flagged pairs"}.get(asked.only, "Pairs")
     here = f"/console/pairs?only={asked.only}" if asked.only in ("disagreement", "flagged") else "/console/pairs"
-    body = f'{_form(asked, choices)}<p class="small" role="status">{count}</p>{empty or table}{_pages(asked, found["pages"])}'
+    search = f'{_adjudication(waiting)}{_form(asked, choices)}<p class="small" role="status">{count}</p>'
+    body = f"{search}{empty or table}{_pages(asked, found['pages'])}"
     return page(title, body, here)
+
+
+def _adjudication(waiting: int | None) -> str:
+    """A button to the labelling page, where the most contested pair comes first, blind."""
+    if not waiting:
+        return "" if waiting is None else '<p class="small">Nothing waits for adjudication.</p>'
+    many = f"{waiting:,} pairs wait" if waiting != 1 else "One pair waits"
+    return (
+        f'<form class="act" method="post" action="/console/adjudicate"><p>{many} for a researcher: people want opposite '
+        "things and nobody more is asked. You judge blind, on the labelling page.</p><button>Adjudicate</button></form>"
+    )
 
 
 def pair_page(pair: Row) -> str:

@@ -13,6 +13,11 @@ from annotate_app.render import render_markdown, show_controls
 from storage.campaign import MAX_RESPONSES, Campaign
 
 LANGUAGES = (("", "the annotator's browser decides"), ("en", "English"), ("de", "Deutsch"), ("es", "Español"))
+GATES = (
+    ("model", "the preference model expects it to win"),
+    ("human", "people prefer it in blind comparisons"),
+    ("manual", "a researcher says so"),
+)
 SETTINGS = ("step_size", "kl_coef", "beta", "momentum", "flip_rate", "margin_coef", "extra_coef", "main_weight")
 
 
@@ -29,7 +34,8 @@ def campaign_page(
         "<p>What is set here counts from the next pair on. Everything may stay as it is: then one key is one decision.</p>"
         f"{_prompts(prompts, training_pairs)}"
         '<form id="campaign" class="setup">'
-        f"{_asked(campaign)}{_training(campaign, training_pairs)}{_work(campaign)}{_round(campaign, rules, settings_words)}"
+        f"{_asked(campaign)}{_training(campaign, training_pairs)}{_work(campaign)}{_promotion(campaign)}"
+        f"{_round(campaign, rules, settings_words)}"
         '<div class="act save"><button>Save the campaign</button><p id="saved" role="status"></p></div></form>'
         '<script type="module" src="/ui/campaign.js"></script>'
     )
@@ -92,6 +98,7 @@ def _training(campaign: Campaign, training_pairs: int) -> str:
 def _work(campaign: Campaign) -> str:
     fields = [
         _number("overlap", "Judgments per pair", campaign.overlap, "By different people; 2 or more measure agreement.", least=1),
+        _number("overlap_max", "Where people disagree", campaign.overlap_max, "Ask up to so many. Empty: nobody more.", least=3),
         _number(
             "responses_per_prompt", "Responses judged at once", campaign.responses_per_prompt,
             f"2: pairs; 3 to {MAX_RESPONSES}: rankings.", least=2,
@@ -104,6 +111,32 @@ def _work(campaign: Campaign) -> str:
     pairs = [(name, SELECTIONS.get(name, name)) for name in PAIR_RULES]
     fields.insert(2, _choice("selection", "Which pairs to label next", pairs, campaign.round.get("selection", "random")))
     return f'<section><h2>Work and money</h2><div class="grid">{"".join(fields)}</div></section>'
+
+
+def _promotion(campaign: Campaign) -> str:
+    fields = [
+        _choice("gate", "A new policy serves when", GATES, campaign.gate),
+        _input(
+            "gate_share", "Share of pairs that compare policies", campaign.gate_share,
+            "0.2: every fifth pair is of a new policy and the serving one, unmarked. 0: none.",
+        ),
+        _input("gate_threshold", "Win rate to pass", campaign.gate_threshold, "Its lower bound has to; 0.5 is even."),
+        _number("gate_votes", "Most votes of a comparison", campaign.gate_votes, "At .60 half are decided by 126.", least=20),
+        _tick("gate_trains", "These votes teach the model too", campaign.gate_trains, "It then has seen what it is judged by."),
+    ]  # fmt: skip
+    starts = [
+        _input("round_every_labels", "A round after new labels", campaign.round_every_labels, "Decided ones. Empty: not so."),
+        _input("round_every_hours", "A round every so many hours", campaign.round_every_hours, "If there are new labels."),
+        _input(
+            "round_below_bits", "A round when pairs tell less than, bits", campaign.round_below_bits,
+            "Such as 0.01: the preference model then hardly disagrees with itself about the waiting pairs.",
+        ),
+    ]  # fmt: skip
+    return (
+        f'<section><h2>Which policy serves</h2><div class="grid">{"".join(fields)}</div></section>'
+        "<section><h2>Rounds that begin by themselves</h2><p class='small'>All empty: rounds are started by hand.</p>"
+        f'<div class="grid">{"".join(starts)}</div></section>'
+    )
 
 
 def _round(campaign: Campaign, rules: Sequence[Mapping[str, Any]], words: Mapping[str, str]) -> str:

@@ -2,8 +2,8 @@
 
 const form = document.getElementById("campaign");
 const upload = document.getElementById("upload");
-const NUMBERS = ["min_rationale", "num_training", "overlap", "responses_per_prompt", "break_minutes", "budget_labels"];
-const MAYBE = ["pass_mark", "price_per_label"];
+const NUMBERS = ["min_rationale", "num_training", "overlap", "responses_per_prompt", "break_minutes", "budget_labels", "gate_share", "gate_threshold", "gate_votes"];
+const MAYBE = ["overlap_max", "pass_mark", "price_per_label", "round_every_labels", "round_every_hours", "round_below_bits"];
 const PREVIEW_BYTES = 4_000;
 
 async function send(method, path, body, type) {
@@ -32,6 +32,8 @@ function record() {
     guidelines: value("guidelines") || null,
     language: value("language") || null,
     currency: value("currency") || "USD",
+    gate: value("gate"),
+    gate_trains: form.elements.gate_trains.checked,
     ...Object.fromEntries([...NUMBERS, ...MAYBE].map((name) => [name, number(name)])),
     selection: value("selection"),
     update,
@@ -55,11 +57,12 @@ form.addEventListener("submit", async (event) => {
   line.className = "";
   line.textContent = "Saving …";
   try {
-    const { round } = await send("GET", "/campaign");
+    const before = await send("GET", "/campaign"); // fields that this page does not show stay
+    const { round } = before;
     const { update, selection, ...values } = record();
-    for (const name of NUMBERS) if (values[name] === null && !["break_minutes", "budget_labels"].includes(name)) delete values[name];
+    for (const name of NUMBERS) if (values[name] === null && !["break_minutes", "budget_labels"].includes(name)) values[name] = undefined; // its default
     const kept = { ...round, selection, update: { ...Object.fromEntries(Object.entries(round.update ?? {}).filter(([name]) => !form.elements[name])), ...update } };
-    await send("PUT", "/campaign", JSON.stringify({ ...values, round: kept }), "application/json");
+    await send("PUT", "/campaign", JSON.stringify({ ...before, ...values, round: kept }), "application/json");
     line.textContent = "Saved. It counts from the next pair on.";
   } catch (error) {
     line.className = "wrong";
