@@ -47,6 +47,10 @@ class Comparisons:
             )
         self.fill()
 
+    def can_compare(self, candidate: Policy, opponent: Policy) -> bool:
+        """Whether both have answered a held-out prompt, and differently."""
+        return bool(gate_pairs(*self._sides(candidate, opponent), seed=""))
+
     def all(self) -> list[Comparison]:
         """Every comparison, oldest first."""
         policies = {policy.id: policy for policy in self._store.list_policies()}
@@ -125,10 +129,12 @@ class Comparisons:
 
     def _pairs(self, comparison: Comparison) -> list[tuple[Response, Response]]:
         """All pairs that may be asked, in order: as many as the campaign wants votes, or as there are."""
-        sides = [
-            self._store.list_responses(policy_id=policy.id, role="gate") for policy in (comparison.candidate, comparison.opponent)
-        ]
+        sides = self._sides(comparison.candidate, comparison.opponent)
         return gate_pairs(*sides, seed=comparison.opened.id)[: self._store.campaign().gate_votes]
+
+    def _sides(self, candidate: Policy, opponent: Policy) -> tuple[list[Response], list[Response]]:
+        ours, theirs = (self._store.list_responses(policy_id=policy.id, role="gate") for policy in (candidate, opponent))
+        return ours, theirs
 
 
 def gate_pairs(ours: Sequence[Response], theirs: Sequence[Response], *, seed: str) -> list[tuple[Response, Response]]:

@@ -88,6 +88,24 @@ class PolicyService:
         if self._store.campaign().gate_share > 0 and serving is not None and serving.id != candidate.id:
             self.comparisons.open(candidate, serving)
 
+    def compare_by_hand(self, policy_id: str) -> None:
+        """The same for any policy; UserError where people cannot compare it."""
+        policy, serving = self.get(policy_id), self.get(None)
+        if policy.id == serving.id:
+            raise UserError(f"Policy {policy.number} serves. Name one to compare with it.")
+        if self._store.campaign().gate_share == 0:
+            raise UserError("The campaign's gate_share is 0, so people are not asked. Set it first, such as to 0.2.")
+        if not self.comparisons.can_compare(policy, serving):
+            raise UserError(
+                f"Policies {policy.number} and {serving.number} have not answered the same held-out prompts. A round makes such "
+                "responses for its policy and its parent."
+            )
+        known = self.comparisons.of(policy)
+        if known is not None and (known.decided is not None or known.opponent.id != serving.id):
+            outcome = known.decided.data["sentence"] if known.decided else "They still vote."
+            raise UserError(f"Policy {policy.number} was given to compare with policy {known.opponent.number} before. {outcome}")
+        self.comparisons.open(policy, serving)
+
     def follow_votes(self) -> None:
         """Carry out what people's votes decide: promote, reject, roll back; then put the next pairs into the queue."""
         with self._lock:

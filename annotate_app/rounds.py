@@ -178,6 +178,11 @@ class RoundService:
         found = self._policies.comparisons
         return [(one, found.standing(one), found.num_open(one)) for one in reversed(found.all())]
 
+    def compare(self, policy_id: str) -> None:
+        """Have people compare a policy with the serving one; UserError where that cannot be."""
+        with self._lock:
+            self._policies.compare_by_hand(policy_id)
+
     def follow_votes(self) -> None:
         """Carry out what people's votes decide: promote, reject, roll back."""
         self._policies.follow_votes()

@@ -13,7 +13,7 @@ from storage.campaign import Campaign, campaign_values
 from storage.contract.settings import build_settings
 from storage.errors import UserError
 
-FOR_RESEARCHERS = {"price_per_label", "currency", "budget_labels", "round"}
+FOR_RESEARCHERS = ("price_per_label", "currency", "budget_labels", "round", "gate")  # names begin so
 
 
 def build_router(context: AppContext) -> APIRouter:
@@ -41,7 +41,7 @@ def build_router(context: AppContext) -> APIRouter:
 def campaign_json(campaign: Campaign, *, all_of_it: bool) -> dict[str, Any]:
     """The campaign as the API shows it to researchers (``all_of_it``) or annotators."""
     values = campaign_values(campaign)
-    return values if all_of_it else {name: value for name, value in values.items() if name not in FOR_RESEARCHERS}
+    return values if all_of_it else {name: value for name, value in values.items() if not name.startswith(FOR_RESEARCHERS)}
 
 
 def check_round(values: dict[str, Any]) -> None:

@@ -4,13 +4,20 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException
+from pydantic import Field
 
-from annotate_app.api.research import find_round
+from annotate_app.api.people import Body
+from annotate_app.api.research import find_policy, find_round
 from annotate_app.attendant import Attendant
 from annotate_app.auth import require
 from annotate_app.context import AppContext
 from annotate_app.gate import HumanGate
 from annotate_app.human_gate import Comparison
+from annotate_app.triggers import has_triggers
+
+
+class CompareBody(Body):
+    policy: int = Field(ge=0, description="number of the policy to compare with the serving one")
 
 
 def build_router(context: AppContext) -> APIRouter:
@@ -21,6 +28,13 @@ def build_router(context: AppContext) -> APIRouter:
     def gates() -> dict[str, Any]:
         """Blind comparisons of new policies with the serving one, newest first: votes, bounds, decision."""
         return {"gates": [gate_json(*found) for found in context.rounds.comparisons()]}
+
+    @router.post("/gates", status_code=201)
+    def compare(body: CompareBody) -> dict[str, Any]:
+        """Have people compare a policy with the serving one, as the campaign's gate does with new ones."""
+        candidate = find_policy(context, body.policy)
+        context.rounds.compare(candidate.id)
+        return next(gate_json(*found) for found in context.rounds.comparisons() if found[0].candidate.id == candidate.id)
 
     @router.get("/rounds/{number}/gate")
     def gate_of_round(number: int) -> dict[str, Any]:
@@ -37,6 +51,16 @@ def build_router(context: AppContext) -> APIRouter:
         return asdict(Attendant(context).next_round())
 
     return router
+
+
+def what_is_coming(context: AppContext) -> list[str]:
+    """What votes and triggers will decide by themselves, a sentence each; empty where everything is done by hand."""
+    told = [
+        f"People compare policy {one.candidate.number} with policy {one.opponent.number}. {gate.sentence}"
+        for one, gate, _ in context.rounds.comparisons()
+        if one.decided is None
+    ]
+    return [*told, Attendant(context).next_round().sentence] if has_triggers(context.store.campaign()) else told
 
 
 def gate_json(comparison: Comparison, gate: HumanGate, pairs_waiting: int) -> dict[str, Any]:

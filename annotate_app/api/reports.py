@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 
+from annotate_app.api.gates import what_is_coming
 from annotate_app.api.research import find_round
 from annotate_app.auth import require
 from annotate_app.context import AppContext
@@ -34,7 +35,7 @@ def build_router(context: AppContext) -> APIRouter:
         rounds = context.store.list_rounds()
         job = context.rounds.progress(rounds[0].number) if rounds else None
         log_tail = context.rounds.log_tail(job.number) if job is not None and job.status in STOPPED else ""
-        return _unless_known(request, now_page(job, log_tail))
+        return _unless_known(request, now_page(job, log_tail, what_is_coming(context)))
 
     @router.get("/reports")
     def reports() -> dict[str, Any]:

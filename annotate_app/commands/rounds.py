@@ -130,6 +130,16 @@ def rollback(reason: ReasonOption = None, data: DataOption = DATA_DIR, as_json: 
     _act(data, "/policies/rollback", {"reason": reason}, "Rolled back: policy {number} serves now.", as_json)
 
 
+@group.command()
+def compare(
+    policy: Annotated[int, typer.Argument(help="Number of the policy to compare with the serving one.", min=0)],
+    data: DataOption = DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Have people compare a policy blindly with the serving one; the campaign's gate_share says how many pairs they get."""
+    _act(data, "/gates", {"policy": policy}, "People compare policy {candidate} with policy {opponent} now.", as_json)
+
+
 def _write_page(client: Any, number: int, path: Path) -> None:
     """The report as one HTML file; UserError where there is none yet or the file cannot be written."""
     try:

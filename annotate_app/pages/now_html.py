@@ -15,9 +15,10 @@ STOPPED = ("failed", "interrupted", "cancelled")  # and can be resumed
 CURVES_SHOWN = 6
 
 
-def now_page(job: JobProgress | None, log_tail: str) -> str:
-    """The whole document."""
+def now_page(job: JobProgress | None, log_tail: str, coming: Sequence[str] = ()) -> str:
+    """The whole document. ``coming``: what begins or is decided by itself, a sentence each."""
     body = "<p>No job has run yet. The first one appears here.</p>" if job is None else _job(job, log_tail)
+    body += "".join(f"<p>{_text(sentence)}</p>" for sentence in coming)
     head = f'<meta charset="utf-8"><title>Now</title><style>{page_style("report", "overview")}</style>'
     main = f'<main class="report overview"><div id="progress">{body}</div></main>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{main}</body></html>'

@@ -56,3 +56,27 @@ def test_annotators_are_not_told_which_pairs_are_of_a_gate(client, rosa):
     assert len({frozenset(lease) for lease in leases}) == 1  # the same fields
     assert {lease["kind"] for lease in leases} == {"pair"}
     assert not any("gate" in str(value) or "policy" in str(value) for lease in leases for value in lease.values())
+
+
+def test_people_are_asked_about_any_policy_that_answered_the_same_prompts(rosa, context):
+    def ask(number: int):
+        return rosa.post("/api/v1/gates", json={"policy": number})
+
+    assert "serves" in ask(0).json()["error"]["message"]
+    assert ask(1).json()["pairs_waiting"] == 8  # they are asked already
+    add_finished_round(context, 2)
+    assert "have not answered the same held-out prompts" in ask(2).json()["error"]["message"]
+    context.store.add_responses([make_response("p2-h0", "h0", policy_id="policy2", role="gate")])
+    answer = ask(2)
+    assert (answer.status_code, answer.json()["opponent"], answer.json()["pairs_waiting"]) == (201, 0, 1)
+    assert ask(99).status_code == 404
+    context.store.set_campaign(build_campaign({}), actor="rosa")
+    assert "gate_share is 0" in ask(2).json()["error"]["message"]
+
+
+def test_the_console_tells_what_votes_and_triggers_will_decide(rosa, context):
+    page = rosa.get("/api/v1/now.html").text
+    assert "People compare policy 1 with policy 0. No votes yet." in page
+    assert "next round" not in page
+    context.store.set_campaign(build_campaign({"gate_share": 0.5, "round_every_labels": 400}), actor="rosa")
+    assert "The next round begins after 400 more labels." in rosa.get("/api/v1/now.html").text
