@@ -45,8 +45,8 @@ class SecuritySettings(_Settings):
     sign_in_failures: int = Field(default=5, ge=1, description="wrong passwords in a row before a name is locked")
     lock_minutes: float = Field(default=15, gt=0, description="how long a name is locked")
     upload_mb: float = Field(default=200, gt=0, description="largest file that is taken, in megabytes")
-    keep_personal_days: float | None = Field(
-        default=None, gt=0, description="days after which notes and sign-in records are removed"
+    forget_after_days: float | None = Field(
+        default=None, ge=0, description="days after which somebody who was shut out is forgotten"
     )
     oidc: OidcSettings | None = None
 

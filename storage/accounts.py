@@ -1,5 +1,6 @@
 """Who may come in, mirrored in memory: every HTTP request asks. Only the writer thread changes it."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -10,7 +11,7 @@ from storage.database import fetch_rows
 from storage.records import Annotator, Credential, Token, User
 from storage.tables import TABLE_OF, from_row
 
-EVENT_KINDS = ("user.disabled", "token.revoked", "annotator.excluded", "annotator.included")
+EVENT_KINDS = ("user.disabled", "user.forgotten", "token.revoked", "annotator.excluded", "annotator.included")
 Account = Annotator | User | Token | Credential
 
 
@@ -45,6 +46,8 @@ class Accounts:
             before = self.users[subject]
             self.users[subject] = replace(before, disabled=True)
             return lambda: self.users.update({subject: before})
+        if kind == "user.forgotten" and subject in self.users:
+            return self._forget(self.users[subject])
         if kind == "token.revoked" and subject in self.tokens:
             token = self.tokens[subject]
             self.tokens[subject] = replace(token, revoked=True)
@@ -54,6 +57,24 @@ class Accounts:
             self.excluded = before | {subject} if kind == "annotator.excluded" else before - {subject}
             return lambda: setattr(self, "excluded", before)
         return lambda: None
+
+    def _forget(self, user: User) -> Callable[[], None]:
+        """Out, with all their sessions, and named nowhere; see forgetting.py for the tables."""
+        name = forgotten_name(user.id)
+        before = dict(self.annotators), dict(self.tokens), dict(self.credentials)
+        self.users[user.id] = replace(user, name=name, disabled=True)
+        if user.annotator_id in self.annotators:
+            self.annotators[user.annotator_id] = replace(self.annotators[user.annotator_id], handle=name)
+        own = {key: replace(t, name=name, revoked=True) for key, t in self.tokens.items() if t.user_id == user.id}
+        self.tokens.update(own)
+        gone = {k: replace(c, secret=f"forgotten {k}") for k, c in self.credentials.items() if c.user_id == user.id}
+        self.credentials.update(gone)
+
+        def undo() -> None:
+            self.users[user.id] = user
+            self.annotators, self.tokens, self.credentials = before
+
+        return undo
 
     def annotator_by_handle(self, handle: str) -> Annotator | None:
         return next((a for a in list(self.annotators.values()) if a.handle == handle), None)
@@ -69,6 +90,11 @@ class Accounts:
     def _kept(self, account: Account) -> dict[str, Account]:
         kept = {Annotator: self.annotators, User: self.users, Token: self.tokens, Credential: self.credentials}
         return kept[type(account)]  # pyright: ignore
+
+
+def forgotten_name(user_id: str) -> str:
+    """What a forgotten person is called: the same everywhere, and nobody's name."""
+    return "forgotten-" + hashlib.sha256(user_id.encode()).hexdigest()[:8]
 
 
 def load_accounts(connection: duckdb.DuckDBPyConnection) -> Accounts:

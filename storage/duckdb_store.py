@@ -18,6 +18,7 @@ from storage.backup import back_up
 from storage.campaign import Campaign, build_campaign
 from storage.database import IN_MEMORY, Database, fetch_rows
 from storage.errors import Unavailable
+from storage.forgetting import ask_to_rewrite, redact, rewrite_if_asked
 from storage.lease_tables import load_lease_book, load_training
 from storage.records import (
     Annotator,
@@ -37,7 +38,7 @@ from storage.records import (
     User,
 )
 from storage.replay import open_journal
-from storage.state import Counters, State, utcnow
+from storage.state import RECENT_JUDGMENTS, Counters, Recent, State, utcnow
 from storage.store import LEASE_SECONDS
 from storage.tables import SCHEMAS
 from storage.writer import Transaction, Writer
@@ -53,6 +54,8 @@ def open_store(
     lease_seconds: float = LEASE_SECONDS,
 ) -> "DuckDBStore":
     """Open or create the database at ``path``; None keeps everything in memory. UserError where another process holds it."""
+    if path:
+        rewrite_if_asked(Path(path))
     database = Database(Path(path) if path else IN_MEMORY)
     connection = database.connection
     journal, recovery = None, None
@@ -126,6 +129,20 @@ class DuckDBStore:
         self, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None = None, once: bool = False
     ) -> Event:
         return content.append_event(self._state, actor=actor, kind=kind, subject=subject, data=data, once=once)
+
+    def forget_user(self, user_id: str, *, actor: str, texts: bool = False) -> None:
+        state = self._state
+
+        def operation(transaction: Transaction) -> None:
+            redact(transaction.rows, transaction.execute, user_id, texts=texts)
+            content.write_events(
+                state, transaction, actor=actor, kind="user.forgotten", subjects=[user_id], data={"texts": texts}
+            )
+
+        if state.database.path != IN_MEMORY:
+            ask_to_rewrite(state.database.path)
+        state.writer.run(operation)
+        state.judgments = Recent(RECENT_JUDGMENTS)
 
     def add_imported_judgments(self, judgments: Sequence[Judgment]) -> int:
         return content.add_records(self._state, [], judgments)

@@ -5,6 +5,7 @@ gaps (postgres_connection.py, ``take``), so bringing the copy up to date is read
 Arrow. It is up to date whenever a cursor is taken, costs one short query when nothing is new, and is thrown away at the end.
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -18,7 +19,8 @@ import duckdb
 import pyarrow as pa
 from psycopg.rows import tuple_row
 
-from storage.database import Database
+from storage.database import Database, fetch_rows
+from storage.forgetting import redact_file
 from storage.postgres_connection import Server, Transaction
 from storage.tables import SCHEMAS
 
@@ -64,11 +66,18 @@ class Mirror(Database):
                 for columns, last in new_rows(transaction, table, after):
                     append_rows(self.connection, table, columns)
                     seen[table] = last
+            self._forget(after=self._seen["events"])
             self.connection.commit()
         except BaseException:
             self.connection.rollback()
             raise
         return seen
+
+    def _forget(self, after: int) -> None:
+        """Rows that came before their person was forgotten."""
+        said = "SELECT subject, data FROM events WHERE kind = 'user.forgotten' AND seq > $after ORDER BY seq"
+        for event in fetch_rows(self.connection, said, {"after": after}):
+            redact_file(self.connection, event["subject"], texts=bool(json.loads(event["data"])["texts"]))
 
 
 def new_rows(transaction: Transaction, table: str, after: int) -> Iterator[tuple[pa.Table, int]]:

@@ -15,6 +15,7 @@ from storage import postgres_labelling as labelling
 from storage import reading
 from storage.backup import back_up
 from storage.campaign import Campaign, campaign_values
+from storage.forgetting import redact
 from storage.postgres_connection import Server, Transaction
 from storage.postgres_follower import Follower
 from storage.postgres_lock import SharedLock
@@ -107,6 +108,18 @@ class PostgresStore:
 
     def add_round(self, round_: Round) -> int:
         return self._add([[round_]])
+
+    def forget_user(self, user_id: str, *, actor: str, texts: bool = False) -> None:
+        now = self._state.clock()
+
+        def operation(transaction: Transaction) -> None:
+            transaction.hold(["events"])
+            redact(transaction.rows, transaction.execute, user_id, texts=texts)
+            content.write_events(
+                transaction, now, actor=actor, kind="user.forgotten", subjects=[user_id], data={"texts": texts}
+            )
+
+        self._state.server.run(operation)
 
     def add_imported_judgments(self, judgments: Sequence[Judgment]) -> int:
         return self._add([], judgments)

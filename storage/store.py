@@ -3,7 +3,7 @@
 Every writing method returns after COMMIT: what it acknowledges survives kill -9. All methods may be called from any thread.
 Event kinds with a meaning here: ``policy.promoted`` (that policy serves, the one before is retired), ``policy.retired``,
 ``round.done|failed|cancelled|interrupted|resumed`` (data.message), ``judgment.withdrawn``, ``task.closed`` (no more leases),
-``user.disabled``, ``token.revoked``, ``campaign.changed`` (data: the whole record, campaign.py),
+``user.disabled``, ``user.forgotten``, ``token.revoked``, ``campaign.changed`` (data: the whole record, campaign.py),
 ``task.answer`` (what is known of a training pair: verdict, explanation), ``annotator.excluded|included`` (data.reason:
 their judgments do not count and they are handed no pairs; what was said last counts).
 """
@@ -50,6 +50,13 @@ class Store(Protocol):
         self, *, actor: str, kind: str, subject: str, data: dict[str, Any] | None = None, once: bool = False
     ) -> Event:
         """``once``: if the very same event was written before, that one (a retry)."""
+        ...
+
+    def forget_user(self, user_id: str, *, actor: str, texts: bool = False) -> None:
+        """Overwrite what names a person, shut them out and keep their judgments under a pseudonym (forgetting.py).
+
+        ``texts``: rationales, edits and notes on marked parts too. Again for the same person: nothing new.
+        """
         ...
 
     def add_imported_judgments(self, judgments: Sequence[Judgment]) -> int:

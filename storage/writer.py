@@ -46,6 +46,12 @@ class Transaction:
         if table in TABLES:
             self.journaled += [(table, row) for row in rows]
 
+    def execute(self, sql: str, params: Any = None) -> None:
+        """A statement that is no insertion. It is undone with the whole group only."""
+        self.flush()
+        self._connection.execute(sql, params)
+        self._num_flushes += 1
+
     def undo(self, action: Callable[[], object]) -> None:
         """Run ``action`` if this operation is not committed."""
         self._undo.append(action)

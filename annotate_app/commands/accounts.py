@@ -1,4 +1,4 @@
-"""``nashloop users sign-out`` and ``nashloop report audit``: what admins do about accounts beside adding and inviting."""
+"""``nashloop users sign-out|forget`` and ``nashloop report audit``: what admins do about accounts beside adding and inviting."""
 
 import json
 from typing import Annotated
@@ -7,6 +7,12 @@ import typer
 
 from annotate_app.commands.options import DATA_DIR, DataOption, JsonOption, report, table
 from annotate_app.commands.people import NameArgument, find_person
+from storage.errors import UserError
+
+FILES_LATER = (
+    "The database file and its journal are made anew at the next start; backups from before still hold the name: delete them, "
+    "or let them age out."
+)
 
 
 def sign_out(name: NameArgument, data: DataOption = DATA_DIR, as_json: JsonOption = False) -> None:
@@ -17,6 +23,24 @@ def sign_out(name: NameArgument, data: DataOption = DATA_DIR, as_json: JsonOptio
         user = find_person(client, name)
         answer = client.post(f"/users/{user['id']}/sign-out")
     report(answer, f"{user['name']} was signed out of {answer['sessions_ended']} browsers.", as_json=as_json)
+
+
+def forget(
+    name: NameArgument,
+    texts: Annotated[bool, typer.Option("--texts", help="Also what they wrote beside their verdicts.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data: DataOption = DATA_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove what names somebody, and shut them out; their judgments stay under a pseudonym. It cannot be undone."""
+    from annotate_app.client import connect
+
+    with connect(data) as client:
+        user = find_person(client, name)
+        if not yes and not typer.confirm(f"Forget {user['name']} for good?", err=True):
+            raise UserError("Nothing was changed.")
+        answer = client.post(f"/users/{user['id']}/forget", {"texts": texts})
+    report(answer, f"{user['name']} is {answer['name']} from now on. {FILES_LATER}", as_json=as_json)
 
 
 def audit(

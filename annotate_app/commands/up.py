@@ -65,12 +65,14 @@ def up(
         context.rounds.ensure_started()
         context = stack.enter_context(with_live_prompts(context, policy_server, device))
         from annotate_app.attendant import Attendant
+        from annotate_app.retention import retention
         from annotate_app.web import build_app
 
         stack.enter_context(Attendant(context).running())
         app, url = build_app(context), address(host, port)
         shown = security.public_url or url
         link = fresh_link(context)
+        stack.enter_context(retention(context.store, security.forget_after_days))
         if backup_every:
             stack.enter_context(scheduled_backups(context, backup_every, keep_backups).running())
         token = stack.enter_context(admin_token(context.store))
