@@ -17,7 +17,7 @@ from online_learner.opponents import opponent_win_rates, save_win_rates, with_sc
 from online_learner.policy.adapters import CONFIG, PolicyScorer, TrainedAdapter, check_adapter
 from online_learner.policy.groups import Groups
 from online_learner.policy.train import Objective, diagnostics, group_logps
-from online_learner.responses import features_of, load_by_id, parents_candidates, save_by_id
+from online_learner.responses import candidates_of_all_rounds, features_of, load_by_id, parents_candidates, save_by_id
 from online_learner.rule_values import as_json, pick_settings, picked_settings
 from online_learner.seeds import stream, stream_seed
 from online_learner.targets import group_win_rates
@@ -46,7 +46,8 @@ def labels_stage(job: Job, out: Path) -> None:
 
 def preference_stage(job: Job, out: Path) -> None:
     """Features of judged responses and of the parent's candidates, preference models, audit."""
-    candidates = parents_candidates(job)
+    of_all_rounds = job.settings.kind == "round" and get_rule(job.settings.update.rule).sampler == "all_rounds_and_reference"
+    candidates = candidates_of_all_rounds(job) if of_all_rounds else parents_candidates(job)
     judgments = job.table("judgments")
     judged = {*judgments["response_a_id"].to_pylist(), *judgments["response_b_id"].to_pylist()}
     needed = judged | {response for ids in candidates.values() for response in ids}

@@ -119,6 +119,16 @@ def parents_candidates(job: Job) -> dict[str, list[str]]:
     return dict(ahead if ahead and wants_ahead else own)
 
 
+def candidates_of_all_rounds(job: Job) -> dict[str, list[str]]:
+    """Prompt id -> ids of the candidate responses of the parent and of the policies before it, as far as the job holds them."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in job.responses.values():
+        sampled = row["policy_id"] is not None and row["role"] == "candidate" and row["token_ids"] and not momentum_of(row)
+        if sampled and job.prompts[row["prompt_id"]]["split"] == "train":
+            found[row["prompt_id"]].append(row["response_id"])
+    return dict(found)
+
+
 def momentum_of(row: Row) -> float:
     """How far ahead of its policy a response was sampled; 0 for the policy itself."""
     return float(json.loads(row["sampler"] or "{}").get("momentum", 0.0))

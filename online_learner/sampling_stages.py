@@ -19,7 +19,7 @@ REJECTION = ("rejection", "multi_step_rejection")
 
 def needs_samples(rule: UpdateRule) -> bool:
     """Whether the round has this stage."""
-    return rule.sampler in (*REJECTION, "on_policy_and_reference") or "reference_samples" in rule.needs
+    return rule.sampler in (*REJECTION, "all_rounds_and_reference") or "reference_samples" in rule.needs
 
 
 def samples_stage(job: Job, out: Path) -> None:

@@ -23,7 +23,7 @@ from online_learner.mirror_descent import choose_pairs
 from online_learner.pair_weights import certainty
 from online_learner.policy.groups import Group, Groups, collate
 from online_learner.rationales import rationale_sequences
-from online_learner.responses import Row, load_by_id, parents_candidates, tokenised_responses
+from online_learner.responses import Row, candidates_of_all_rounds, load_by_id, parents_candidates, tokenised_responses
 from online_learner.seeds import stream
 from online_learner.update_rule import UpdateRule
 from online_learner.update_rules import get_rule
@@ -128,9 +128,9 @@ def _kept(material: Material) -> Iterator[Group]:
             yield _all_pairs(material, prompt, distinct)
 
 
-def _parent_against_reference(material: Material) -> Iterator[Group]:
-    """Every response of the parent against every sample of the reference."""
-    for prompt, own in material.candidates.items():
+def _all_rounds_against_reference(material: Material) -> Iterator[Group]:
+    """Every response of the parent and of the policies before it against every sample of the reference."""
+    for prompt, own in candidates_of_all_rounds(material.job).items():
         ids = [*own, *material.samples.get(prompt, [])]
         weights = torch.zeros(len(ids), len(ids))
         weights[: len(own), len(own) :] = 1
@@ -178,7 +178,7 @@ SOURCES: dict[str, Callable[[Material], Iterator[Group]]] = {
     "on_policy": _of_parent,
     "extrapolated": _of_parent,
     "dataset": _verdicts,
-    "on_policy_and_reference": _parent_against_reference,
+    "all_rounds_and_reference": _all_rounds_against_reference,
     "demonstrations": _demonstrations,
     "rejection": _kept,
     "multi_step_rejection": _kept,

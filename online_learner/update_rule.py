@@ -106,15 +106,15 @@ class UpdateRule:
     sampler: Literal[
         "on_policy",
         "dataset",
-        "on_policy_and_reference",
+        "all_rounds_and_reference",
         "demonstrations",
         "rejection",
         "multi_step_rejection",
         "extrapolated",
     ] = "on_policy"
-    """Who made the pairs. on_policy: the parent; dataset: anybody, the judged pairs; on_policy_and_reference: the parent the
-    first, the reference the second; demonstrations: a person the first, the parent the second; rejection, multi_step_rejection:
-    the reference, kept by reward (samplers.py); extrapolated: the parent moved on by momentum."""
+    """Who made the pairs. on_policy: the parent; dataset: anybody, the judged pairs; all_rounds_and_reference: the parent and the
+    policies before it the first, the reference the second; demonstrations: a person the first, the parent the second; rejection,
+    multi_step_rejection: the reference, kept by reward (samplers.py); extrapolated: the parent moved on by momentum."""
     length_normalised: bool = False
     """Log-probabilities of policy and anchors are means over tokens instead of sums."""
     implicit_pull: bool = False

@@ -285,12 +285,14 @@ _LIKE_DPO = (  # each differs from DPO by what it names
     replace(
         _DPO,
         name="xpo",
-        summary="Exploring DPO: pairs of the parent against the reference, rewarded for leaving the reference's samples.",
-        source="arXiv:2405.21046, Algorithm 1 and Eq. 5; alpha as in TRL",
+        summary="Exploring DPO: pairs of all rounds' policies against the reference, rewarded for leaving its samples.",
+        # As Algorithm 1: data of all rounds, anchor and bonus on the reference. Each response meets all of this round's samples
+        # of the reference, not one of its own round, and labels are the preference model's: the same expectation, less noise.
+        source="arXiv:2405.21046, Algorithm 1 and Eq. 5; labels by the preference model, alpha as in TRL",
         settings=("beta", "extra_coef"),
         extras=lambda s: {"logp_samples": s.extra_coef},
         labels="soft",
-        sampler="on_policy_and_reference",
+        sampler="all_rounds_and_reference",
         needs=("reference_samples",),
         auto={"extra_coef": 1e-5},
     ),
@@ -298,7 +300,9 @@ _LIKE_DPO = (  # each differs from DPO by what it names
         _DPO,
         name="hypo",
         summary="DPO on the judged pairs, held near the reference on the parent's own samples too.",
-        source="arXiv:2406.01462, paper not read; its KL gradient by the standard leave-one-out estimator",
+        # The paper draws the k samples of its KL from the policy at every step. Drawn once, from the parent, the term has the
+        # same gradient at the start of the fit and the same minimum; in between it is half the variance of the log-ratio.
+        source="arXiv:2406.01462, abstract and settings (lambda, k of RLOO) read; samples once a round, not at each step",
         settings=("beta", "extra_coef"),
         extras=lambda s: {"kl_ref": s.extra_coef},
         needs=("policy_samples",),

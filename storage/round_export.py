@@ -33,6 +33,7 @@ JOB_NEEDS: dict[str, Needs] = {
     "generate": Needs(splits=("train",), judged=False, candidates=False),
     "evaluate": Needs(splits=("heldout",), judged=False, candidates=False),
 }
+RULES_OF_ALL_ROUNDS = ("xpo",)  # train on the candidates of earlier policies too
 
 
 def export_job(
@@ -67,7 +68,8 @@ def export_job(
     _check_prompts(prompts, () if kind == "fit" else needs.splits)
     responses = RESPONSES.empty_table()
     if needs.candidates:
-        responses = _table(store, _RESPONSES, limits | {"parent": policy_id}, RESPONSES)
+        of = _ancestors(policies, policy_id) if settings.update.rule in RULES_OF_ALL_ROUNDS else [policy_id]
+        responses = _table(store, _RESPONSES, limits | {"candidates_of": of}, RESPONSES)
     data_dir = job_dir.parent.parent
     lineage = build_lineage(policies, policy_id, new_policy_id=new_policy_id, base_model=base_model, data_dir=data_dir)
     aside = job_dir.with_name(f".{job_dir.name}.part")
@@ -116,6 +118,16 @@ def build_lineage(
         "policies": {policy_id: _adapter(policies[policy_id], data_dir) for policy_id in named},
     }
     return lineage if new_policy_id is None else lineage | {"new_policy": new_policy_id}
+
+
+def _ancestors(policies: dict[str, Policy], policy_id: str) -> list[str]:
+    """The policy, its parent, and so on to the first."""
+    found: list[str] = []
+    current: str | None = policy_id
+    while current in policies and current not in found:
+        found.append(current)
+        current = policies[current].parent_id
+    return found
 
 
 def _adapter(policy: Policy, data_dir: Path) -> dict[str, Any]:
@@ -177,7 +189,7 @@ _RESPONSES = """
         SELECT j.response_a_id, j.response_b_id FROM judged_pairs j JOIN annotators ON annotators.id = j.annotator_id
         WHERE $with_imported OR annotators.kind <> 'imported'),
     needed AS (SELECT response_a_id AS id FROM judged UNION SELECT response_b_id FROM judged
-               UNION SELECT id FROM responses WHERE policy_id = $parent AND role = 'candidate'),
+               UNION SELECT id FROM responses WHERE policy_id IN (SELECT unnest($candidates_of)) AND role = 'candidate'),
     edited AS (
         SELECT j.* FROM judged_pairs j JOIN annotators ON annotators.id = j.annotator_id
         WHERE ($with_imported OR annotators.kind <> 'imported') AND trim(j.edited_text) <> ''

@@ -125,6 +125,18 @@ def test_sampling_jobs_get_prompts_only(store, tmp_path, kind, more, prompts):
     assert (tables["responses"], tables["judgments"]) == ({}, {})
 
 
+def test_a_rule_of_all_rounds_gets_the_candidates_of_all_ancestors(store, tmp_path):
+    """policy1 was made from policy0; a response of policy0 that nobody judged counts for xpo, not for other rules."""
+    store.add_responses([make_response("old", "q1", policy_id="policy0")])
+    held = {}
+    for rule in ("xpo", "onpo_ref"):
+        settings = build_settings({"preference": {"min_judgments": 4}, "update": {"rule": rule}})
+        job_dir = export_job(store, tmp_path / "jobs" / f"0001-{rule}", settings, kind="round", number=1, policy_id="policy1")
+        held[rule] = set(pq.read_table(job_dir / "responses.parquet")["response_id"].to_pylist())
+    assert {"unjudged", "old"} <= held["xpo"]
+    assert held["xpo"] - held["onpo_ref"] >= {"old"} and "unjudged" in held["onpo_ref"]
+
+
 def test_the_lineage_names_parent_reference_and_mixture():
     policies = {
         f"policy{i}": make_policy(i, parent_id=f"policy{i - 1}", adapter_path=f"artifacts/{i}/adapter", adapter_sha256="cd" * 32)

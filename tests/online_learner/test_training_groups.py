@@ -143,6 +143,27 @@ def test_xpo_compares_the_parent_with_fresh_samples_of_the_reference(job):
         assert groups.members_of["samples"][n].tolist() == [0.0] * 4 + [1.0] * 4
 
 
+def test_xpo_keeps_the_responses_of_earlier_rounds(job, tmp_path):
+    """A response of the policy before the parent joins its prompt's group, on the parent's side, and has a label."""
+    prompts, rows, said = (job.table(name).to_pylist() for name in ("prompts", "responses", "judgments"))
+    same = next(row for row in rows if row["prompt_id"] == "p2")
+    earlier = same | {"response_id": "earlier", "policy_id": "the policy before"}
+    settings = SETTINGS | {"update": SETTINGS["update"] | {"rule": "xpo"}}
+    path = write_job(tmp_path, "round", 3, Lineage(job.lineage["base_model"]), prompts, [*rows, earlier], said, **settings)
+    older = open_job(path)
+    run_stages(older, stages_of(older)[:3])
+    groups = training_groups(older)
+    assert [len(of_group(groups, n)) for n in range(3)] == [8, 8, 9]
+    ids = of_group(groups, 2)
+    place = ids.index("earlier")
+    weights, preferences = groups.pair_weights[2], groups.preferences[2]
+    assert weights[place].tolist() == weights[0].tolist() and weights[place].sum() == 4
+    # the same text as one of the parent's: the same probabilities against every sample
+    twin = ids.index(same["response_id"])
+    assert torch.allclose(preferences[place, 5:], preferences[twin, 5:], atol=1e-6)
+    assert set(older.responses) >= set(ids[:5]) and not set(older.responses) & set(ids[5:])
+
+
 def test_rejection_keeps_some_of_many_samples_of_the_reference(job):
     groups = training_groups(with_rule(job, "rso", "samples"))
     assert groups.members.shape == (3, 4) and not set(groups.response_ids) & set(job.responses)

@@ -161,7 +161,7 @@ ON_POLICY = {
     "sppo",
 }
 ON_POLICY |= {"gpo", "iterative_dpo", "upo", "tpo"}
-ELSEWHERE = {"extrapolated": {"apo"}, "on_policy_and_reference": {"xpo"}, "demonstrations": {"spin"}, "rejection": {"rso"}}
+ELSEWHERE = {"extrapolated": {"apo"}, "all_rounds_and_reference": {"xpo"}, "demonstrations": {"spin"}, "rejection": {"rso"}}
 ELSEWHERE |= {"multi_step_rejection": {"multi_step_rejection"}}
 
 
