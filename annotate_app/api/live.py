@@ -1,18 +1,20 @@
 """Live prompts over HTTP: an annotator writes, two responses stream, and the pair is theirs to judge by the usual routes."""
 
+import asyncio
 import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Depends, HTTPException
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from annotate_app.api.people import AnnotatorId, Body
 from annotate_app.api.shown import lease_json
+from annotate_app.auth import require
 from annotate_app.context import AppContext
 from annotate_app.live import Answer, LiveService, conversation, live_settings, store_live_pair
 from annotate_app.policy_server import Piece, PolicyServerDown
@@ -22,6 +24,7 @@ from storage.records import Policy
 LONGEST_PROMPT = 8_000  # characters
 LONGEST_S = 120  # after that a question counts as given up
 SIDES = "ab"
+SWITCHED_OFF = "Live prompts are switched off. Start with `nashloop up --policy-server auto`."
 
 
 class TurnBody(Body):
@@ -34,8 +37,13 @@ class TurnBody(Body):
     )
 
 
+class AnswersBody(Body):
+    text: str = Field(min_length=1, max_length=LONGEST_PROMPT)
+    policies: list[int] = Field(min_length=2, max_length=2, description="numbers of two policies")
+
+
 def build_router(context: AppContext) -> APIRouter:
-    """Routes of scope label."""
+    """Routes of scope label, and one of scope research."""
     router, live = APIRouter(tags=["labelling"]), context.live
     asking: dict[str, float] = {}  # annotators whose responses are on their way, and since when
 
@@ -52,7 +60,7 @@ def build_router(context: AppContext) -> APIRouter:
         {"message"}}``. 503 where no policy answers, 429 while an earlier question of yours is being answered.
         """
         if live is None:
-            raise HTTPException(404, "Live prompts are switched off. Start with `nashloop up --policy-server auto`.")
+            raise HTTPException(404, SWITCHED_OFF)
         if time.monotonic() - asking.get(annotator_id, -LONGEST_S) < LONGEST_S:
             raise HTTPException(429, "Your last question is still being answered. Wait for it, or stop it first.")
         asking[annotator_id] = time.monotonic()
@@ -83,7 +91,51 @@ def build_router(context: AppContext) -> APIRouter:
 
         return StreamingResponse(lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
 
+    @router.post("/policies/answers", response_class=StreamingResponse, dependencies=[Depends(require("research"))])
+    async def answers(body: AnswersBody) -> StreamingResponse:
+        """One prompt to two policies, any two, for a look at both; nothing is kept. Lines as of a live turn, without a lease."""
+        if live is None:
+            raise HTTPException(404, SWITCHED_OFF)
+        try:
+            named = [await run_in_threadpool(_named, context, live, number) for number in body.policies]
+        except PolicyServerDown as error:
+            raise HTTPException(503, f"No policy answers now: {error}. Try again in a few seconds.") from error
+        settings, seed = live_settings(context.store), secrets.randbits(62)
+        messages = [{"role": "user", "content": body.text}]
+        streams = [live.stream(name, messages, n=1, seed=seed, settings=settings) for name in named]
+        return StreamingResponse(_both(streams), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+
     return router
+
+
+def _named(context: AppContext, live: LiveService, number: int) -> str:
+    """The name at the server of the policy with this number, loaded and checked."""
+    found = next((policy for policy in context.store.list_policies() if policy.number == number), None)
+    if found is None:
+        raise UserError(f"There is no policy {number}. The lineage shows those there are.")
+    return live.require_policy(found)
+
+
+async def _both(streams: list[AsyncIterator[Piece]]) -> AsyncIterator[str]:
+    """Lines of both as they come; one that fails says so in its column and leaves the other alone."""
+    told: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def follow(side: str, pieces: AsyncIterator[Piece]) -> None:
+        try:
+            async for piece in pieces:
+                told.put_nowait(json.dumps({"side": side, "text": piece.text, "done": piece.finish_reason is not None}) + "\n")
+        except (PolicyServerDown, UserError) as error:
+            told.put_nowait(json.dumps({"side": side, "error": {"message": str(error)}}) + "\n")
+        told.put_nowait(None)
+
+    following = [asyncio.create_task(follow(side, pieces)) for side, pieces in zip(SIDES, streams, strict=True)]
+    try:
+        for _ in following:
+            while (line := await told.get()) is not None:
+                yield line
+    finally:
+        for task in following:
+            task.cancel()
 
 
 async def _ask(

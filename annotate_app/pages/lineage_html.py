@@ -22,14 +22,18 @@ def lineage_page(
     people: Row | None = None,
     model: Row | None = None,
     gates: Sequence[Row] = (),
+    live: bool = False,
 ) -> str:
-    """policies, votes, people, model: of reports.policies. gates: as the API tells. prompts: id and text to choose from."""
+    """policies, votes, people, model: of reports.policies. gates: as the API tells. prompts: id and text to choose from.
+
+    live: policies can be asked.
+    """
     numbers = [policy["number"] for policy in policies]
     body = (
         f"<figure>{lineage_svg(policies)}<figcaption>Each policy right of the one it was trained from. The double ring answers "
         "the next prompts; a dashed ring was never promoted.</figcaption></figure>"
         f"{people_section(people, votes, gates)}{model_section(model, policies)}"
-        f"{_compare_form(numbers, prompts, compared)}{_compared(compared)}"
+        f"{_compare_form(numbers, prompts, compared)}{_compared(compared)}{_ask_both(live)}"
     )
     return page("Lineage", body, "/console/lineage")
 
@@ -91,6 +95,24 @@ def _compare_form(numbers: Sequence[int], prompts: Sequence[Row], compared: Row 
         f'<label>second<select name="b">{options(policies, second)}</select></label>'
         f'<label class="wide">prompt<select name="prompt">{options(asked, chosen.get("prompt_id"))}</select></label>'
         '<div class="act"><button>Compare</button></div></form></section>'
+    )
+
+
+def _ask_both(live: bool) -> str:
+    """A prompt of one's own for the two that are chosen above; static/compare.js shows the answers as they come."""
+    if not live:
+        return (
+            '<p class="small">With <code>nashloop up --policy-server auto</code> both can be asked a prompt of your own here.</p>'
+        )
+    columns = "".join(
+        f'<div class="text"><h2 data-name="{side}"></h2><p class="streamed" data-side="{side}"></p></div>' for side in "ab"
+    )
+    return (
+        '<form id="ask-both" class="setup"><label>Or ask them a prompt of your own'
+        '<textarea name="text" rows="3" maxlength="8000" required dir="auto"></textarea></label>'
+        '<div class="act"><button>Ask both</button> <span id="asked" role="status"></span></div></form>'
+        f'<article id="answers" hidden><div class="texts">{columns}</div></article>'
+        '<script type="module" src="/ui/compare.js"></script>'
     )
 
 

@@ -1,7 +1,7 @@
 // Live prompts: the annotator writes, two responses of the policy stream side by side, the pair is judged like any other, and the
 // conversation goes on with the better one. While this is ``busy`` the queue waits underneath; nothing of it is lost.
 
-import { ApiError, turnLines } from "./sender.js";
+import { ApiError, lines } from "./sender.js";
 import { t } from "./texts.js";
 import { describe } from "./view.js";
 
@@ -85,7 +85,7 @@ export class Live {
 
   async #stream(request, signal) {
     this.#paintAsked(request.text);
-    for await (const line of turnLines(request, signal)) {
+    for await (const line of lines("/live/turns", request, signal)) {
       if (line.error) throw new ApiError(200, line.error.message);
       if (line.lease) return line.lease;
       this.find(`text-${line.side}`).firstElementChild.append(line.text);

@@ -32,12 +32,12 @@ export async function call(method, path, body) {
   return { status: response.status, answer };
 }
 
-/** Asks the policy and yields the lines of its answer as they come; ApiError where it refuses. */
-export async function* turnLines(body, signal) {
+/** Posts and yields the lines of the answer as they come; ApiError where it refuses. */
+export async function* lines(path, body, signal) {
   let response;
   try {
     const headers = { "X-Nashloop": "1", "Content-Type": "application/json" };
-    response = await fetch("/api/v1/live/turns", { method: "POST", headers, body: JSON.stringify(body), signal });
+    response = await fetch(`/api/v1${path}`, { method: "POST", headers, body: JSON.stringify(body), signal });
   } catch (error) {
     throw new ApiError(0, `Nashloop cannot be reached (${error.message}).`);
   }

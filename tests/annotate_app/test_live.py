@@ -144,3 +144,22 @@ def test_messages_are_kept_as_they_were_asked(client, live_context):
     [prompt] = live_context.store.list_prompts("live")
     assert prompt.messages == (Message(role="user", content="Hello <script>there</script>"),)
     assert prompt.source == "live"
+
+
+def test_researchers_ask_two_policies_the_same_and_nothing_is_kept(live_context):
+    before = len(live_context.store.list_responses())
+    _, secret = issue_token(live_context.store, name="rosa", scope="research")
+    client = TestClient(build_app(live_context, pages=False), headers={"Authorization": f"Bearer {secret}"})
+    answer = client.post(f"{API}/policies/answers", json={"text": QUESTION, "policies": [9, 1]})
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    said = {side: "".join(line["text"] for line in lines if line["side"] == side) for side in "ab"}
+    assert said["a"] and said["b"] and said["a"] != said["b"]
+    assert sum(line["done"] for line in lines) == 2
+    assert len(live_context.store.list_responses()) == before
+    unknown = client.post(f"{API}/policies/answers", json={"text": QUESTION, "policies": [9, 77]})
+    assert unknown.status_code == 422 and "no policy 77" in unknown.json()["error"]["message"]
+    _, labeller = issue_token(live_context.store, name="ann", scope="label")
+    refused = client.post(
+        f"{API}/policies/answers", json={"text": "Hi", "policies": [9, 1]}, headers={"Authorization": f"Bearer {labeller}"}
+    )
+    assert refused.status_code == 403

@@ -113,3 +113,16 @@ def test_writing_and_watching_are_accessible(open_live, width, scheme):
     assert_accessible(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.keyboard.press("Escape")
+
+
+def test_two_policies_answer_a_prompt_of_the_researchers_own(open_live):
+    page = open_live("rosa")
+    page.goto(page.url + "console/lineage")
+    page.locator("#compare select[name=a]").select_option("9")
+    page.locator("#compare select[name=b]").select_option("1")
+    page.locator("#ask-both textarea").fill(QUESTION)
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#asked")).to_have_text("Both have answered.")
+    texts = [page.locator(f'#answers [data-side="{side}"]').inner_text() for side in "ab"]
+    assert all(texts) and texts[0] != texts[1]
+    assert_accessible(page)
