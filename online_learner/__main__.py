@@ -73,6 +73,11 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     if not args.job_dir.is_dir():
         raise UserError(f"The job directory {args.job_dir} does not exist. Name one under jobs/.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun says so
+        from online_learner.jobs import open_job
+        from online_learner.policy.processes import run_together
+
+        return run_together(lambda: _run_here(args.job_dir, args.out), lambda: open_job(args.job_dir, args.out).base)
     if args.warm:
         from online_learner.warm import run_in_warm_process
 

@@ -1,6 +1,6 @@
 """Policies as LoRA adapters on one frozen base model.
 
-Two copies of the base are kept. One carries the trained adapter (peft); the other is a plain model into which any policy's
+The trained adapter (peft) hangs on the base's own frozen weights. Beside it is a copy, a plain model into which any policy's
 weights, W + scale * B A, are written for sampling and scoring. The reference policy is that copy with the base weights written
 back: it cannot depend on which adapter happens to be switched on.
 """
@@ -31,9 +31,10 @@ class TrainedAdapter:
     def __init__(self, base: nn.Module, *, rank: int, alpha: int, parent: Path | None, seed: int) -> None:
         """Starts at ``parent``'s adapter, or at the base policy (B = 0) where there is none.
 
-        ``base`` is copied, never changed. The parent's rank and alpha win over the settings, or its weights would not fit.
+        ``base`` is never changed: its frozen weights are shared, its modules are not. The parent's rank and alpha win over the
+        settings, or its weights would not fit.
         """
-        own = copy.deepcopy(base)
+        own = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
         if parent is None:
             torch.manual_seed(seed)  # peft draws A from the global generator
             targets = linear_layers(base)

@@ -6,14 +6,14 @@ then the loss in them, and then each response is forwarded again and given its s
 Shapes as in groups.py.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from online_learner.logps import response_logps
+from online_learner.logps import TokenisedResponse, response_logps
 from online_learner.policy.groups import Groups
 from online_learner.policy.objective import Objective
 from storage.errors import UserError
@@ -79,38 +79,51 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _add_in_parts(model: Any, objective: Objective, groups: Groups, anchor_logps: Tensor, tokens: int) -> float:
     sizes, weight = group_sizes(groups), float(groups.pair_weights.sum())
-    if not weight or (objective.has_extras and sum(sizes) <= tokens):
-        return _backward(objective.loss(groups, group_logps(model, groups), anchor_logps))
-    if objective.has_extras or max(sizes) > tokens:
-        return _add_by_response(model, objective, groups, anchor_logps, tokens)
+    if objective.has_extras or max(sizes) > tokens or not weight:
+        loss = StepLoss(objective, groups, anchor_logps)
+        add_by_response(model, loss.sequences, loss.gradient, tokens)
+        return loss.value
     total = 0.0
     at_once = min(tokens, TOKENS_ON_CPU) if device_of(model).type == "cpu" else tokens
     for rows in _parts(range(len(groups)), sizes, at_once):
         part = groups.select(rows)
-        total += _backward(objective.loss(part, group_logps(model, part), anchor_logps[rows], total_weight=weight))
+        loss = objective.loss(part, group_logps(model, part), anchor_logps[rows], total_weight=weight)
+        loss.backward()
+        total += float(loss.detach())
     return total
 
 
-def _add_by_response(model: Any, objective: Objective, groups: Groups, anchor_logps: Tensor, tokens: int) -> float:
-    used, index = used_rows(groups)
-    sequences = [groups.sequences[row] for row in used]
-    with torch.no_grad():
+class StepLoss:
+    """The loss of a step as a function of the log-probabilities (B,) of its ``sequences``."""
+
+    def __init__(self, objective: Objective, groups: Groups, anchor_logps: Tensor) -> None:
+        self._objective, self._groups, self._anchor_logps = objective, groups, anchor_logps
+        used, self._index = used_rows(groups)
+        self.sequences = [groups.sequences[row] for row in used]
+        self.value = 0.0
+
+    def gradient(self, logps: Tensor) -> Tensor:
+        """Gradient in the log-probabilities, (B,) -> (B,); the loss itself is then ``value``."""
+        leaf = logps.detach().requires_grad_()
+        loss = self._objective.loss(self._groups, leaf[self._index.to(leaf.device)], self._anchor_logps)
+        self.value = float(loss.detach())
+        return torch.autograd.grad(loss, leaf)[0]
+
+
+def add_by_response(
+    model: Any, sequences: Sequence[TokenisedResponse], gradient_of: Callable[[Tensor], Tensor], tokens: int
+) -> None:
+    """Add the gradient of a loss of which only the gradient in the log-probabilities is known, once these are."""
+    lengths = [sequence.length for sequence in sequences]
+    keep = sum(lengths) <= tokens
+    with torch.set_grad_enabled(keep):
         logps = response_logps(model, sequences)
-    loss, gradient = loss_gradient(objective, groups, logps, index, anchor_logps)
-    for rows in _parts(range(len(used)), [sequence.length for sequence in sequences], tokens):
-        own = response_logps(model, [sequences[row] for row in rows])
-        own.backward(gradient[rows])
-    return loss
-
-
-def loss_gradient(
-    objective: Objective, groups: Groups, logps: Tensor, index: Tensor, anchor_logps: Tensor
-) -> tuple[float, Tensor]:
-    """The loss and its gradient in the responses' log-probabilities (B,), which ``index`` (N, K) spreads over the groups."""
-    leaf = logps.detach().requires_grad_()
-    loss = objective.loss(groups, leaf[index.to(leaf.device)], anchor_logps)
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return float(loss.detach()), gradient
+    gradient = gradient_of(logps.detach())
+    if keep:
+        logps.backward(gradient)
+        return
+    for rows in _parts(range(len(sequences)), lengths, tokens):
+        response_logps(model, [sequences[row] for row in rows]).backward(gradient[rows])
 
 
 def group_sizes(groups: Groups) -> list[int]:
@@ -129,8 +142,3 @@ def _parts(rows: Iterable[int], sizes: list[int], tokens: int) -> Iterator[list[
         part.append(row)
     if part:
         yield part
-
-
-def _backward(loss: Tensor) -> float:
-    loss.backward()
-    return float(loss.detach())

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from online_learner.mirror_descent import achieved_fraction, margin_r2, pairwise_margins, potential_fraction
+from online_learner.policy import processes
 from online_learner.policy.adapters import TrainedAdapter
 from online_learner.policy.degree_head import DegreeHead
 from online_learner.policy.groups import Groups
 from online_learner.policy.memory import plan_memory
 from online_learner.policy.objective import DEGREE, Objective
-from online_learner.policy.step import Room, add_gradient
+from online_learner.policy.step import Room, StepLoss, add_gradient
 from online_learner.policy.step import group_logps as group_logps
 
 WARM_UP_STEPS = 3
@@ -58,6 +59,7 @@ def fit(
     ``room`` is what memory.plan_memory finds, unless given.
     """
     room = room or Room(plan_memory(adapter.model, groups).tokens)
+    team = processes.gather_team(adapter)
     head = DegreeHead(adapter.model) if DEGREE in objective.rule.extras(objective.settings) else None
     parameters = adapter.parameters() + (list(head.linear.parameters()) if head else [])
     optimiser = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=0.0)
@@ -67,7 +69,10 @@ def fit(
             group["lr"] = schedule.rate(step, num_steps)
         batch = groups.select(rows)
         optimiser.zero_grad(set_to_none=True)
-        loss = add_gradient(adapter.model, objective, batch, anchor_logps[rows], room)
+        if team:
+            loss = team.add_gradient(StepLoss(objective, batch, anchor_logps[rows]), room.tokens)
+        else:
+            loss = add_gradient(adapter.model, objective, batch, anchor_logps[rows], room)
         if head:
             loss += objective.add_degree_gradient(head, adapter.model, batch)
         norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
