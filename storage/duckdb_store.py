@@ -64,7 +64,7 @@ def open_store(
             journal, recovery = open_journal(database)
         state = State(
             database=database,
-            book=load_lease_book(connection),
+            book=load_lease_book(database, connection),
             accounts=load_accounts(connection),
             counters=_load_counters(connection),
             campaign=_load_campaign(connection),

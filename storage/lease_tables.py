@@ -1,39 +1,45 @@
-"""The lease book as the tables tell it: read once, at start."""
+"""The lease book as the tables tell it: what is unsettled at start, the rest when it is asked for."""
 
 import json
 from typing import Any
 
 import duckdb
 
-from storage.database import fetch_rows
+from storage.database import Database, fetch_rows
 from storage.leases import FILLED, Lease, LeaseBook, TaskBook
 from storage.training import KnownAnswer, TrainingBook, oriented
 
+# Tasks that somebody may still be given, or answer: a large campaign has few of them beside those that are settled.
+_UNSETTLED = """
+    SELECT id FROM task_status WHERE purpose = 'gold' OR (NOT closed AND num_made < wanted)
+    UNION SELECT task_id FROM leases ANTI JOIN judgments USING (id)
+"""
 _TASKS = """
     SELECT id, seq, prompt_id, response_1_id, response_2_id, nullif(more_response_ids, []) AS more_response_ids, -- few have any
            purpose, priority, wanted,
            id IN (SELECT subject FROM events WHERE kind = 'task.closed') AS closed
-    FROM tasks ORDER BY seq
+    FROM tasks WHERE id IN (SELECT unnest($ids)) ORDER BY seq
 """
-# The last lease of each slot, what became of it, and until when it was renewed.
-_HOLDERS = """
-    WITH renewed AS (SELECT lease_id, max(expires_at) AS expires_at FROM renewals GROUP BY lease_id)
+# The last lease of each slot, and those of them that wait for an answer, until when they were renewed.
+_LAST = """
+    WITH last AS (SELECT task_id, slot, arg_max(id, seq) AS id FROM leases WHERE task_id IN (SELECT unnest($ids)) GROUP BY ALL)
+"""
+_FILLED = f"{_LAST} SELECT last.task_id, slot FROM last JOIN judgments USING (id) WHERE verdict <> 'skip'"
+_HOLDERS = f"""
+    {_LAST}, renewed AS (SELECT lease_id, max(expires_at) AS expires_at FROM renewals GROUP BY lease_id)
     SELECT leases.* EXCLUDE (expires_at) REPLACE (nullif(leases.more_response_ids, []) AS more_response_ids),
-           greatest(leases.expires_at, renewed.expires_at) AS expires_at, judgments.verdict
-    FROM leases LEFT JOIN judgments USING (id) LEFT JOIN renewed ON renewed.lease_id = leases.id
-    QUALIFY row_number() OVER (PARTITION BY leases.task_id, leases.slot ORDER BY leases.seq DESC) = 1
-    ORDER BY leases.seq
+           greatest(leases.expires_at, renewed.expires_at) AS expires_at
+    FROM leases SEMI JOIN (SELECT id FROM last ANTI JOIN judgments USING (id)) USING (id)
+    LEFT JOIN renewed ON renewed.lease_id = leases.id ORDER BY leases.seq
 """
 _MADE = """
-    SELECT judgments.task_id, judgments.annotator_id, count(*) AS num_made, count(standing.id) AS num_standing
-    FROM judgments LEFT JOIN standing USING (id) GROUP BY ALL
+    SELECT asked.task_id, asked.annotator_id, count(*) AS num_made, count(standing.id) AS num_standing
+    FROM (SELECT * FROM judgments WHERE task_id IN (SELECT unnest($ids))) asked LEFT JOIN standing USING (id) GROUP BY ALL
 """
 _IMPORTED = """
     SELECT task_id, count(*) AS num_filled FROM standing
-    WHERE verdict <> 'skip' AND id NOT IN (SELECT id FROM leases) GROUP BY task_id
+    WHERE task_id IN (SELECT unnest($ids)) AND verdict <> 'skip' AND id NOT IN (SELECT id FROM leases) GROUP BY task_id
 """
-
-
 _LABELS = """
     SELECT count(*) AS n FROM standing JOIN tasks ON tasks.id = standing.task_id
     WHERE verdict <> 'skip' AND purpose <> 'gold' AND standing.id IN (SELECT id FROM leases)
@@ -44,31 +50,45 @@ _GIVEN = """
 """
 
 
-def load_lease_book(connection: duckdb.DuckDBPyConnection) -> LeaseBook:
+def load_lease_book(database: Database, connection: duckdb.DuckDBPyConnection) -> LeaseBook:
+    """What is unsettled, at once; the book fetches any other task when somebody comes back to it."""
     book = LeaseBook()
-    book.add(_task(row) for row in fetch_rows(connection, _TASKS))
-    for row in fetch_rows(connection, _MADE):
+    _load(connection, book, [row["id"] for row in fetch_rows(connection, _UNSETTLED)])
+    book.num_labels = fetch_rows(connection, _LABELS)[0]["n"]
+
+    def fetch(task_id: str) -> TaskBook | None:
+        apart = LeaseBook()
+        with database.cursor() as cursor:
+            _load(cursor, apart, [task_id])
+        return next(iter(apart.tasks.values()), None)
+
+    book.tasks.fetch = fetch
+    return book
+
+
+def _load(connection: duckdb.DuckDBPyConnection, book: LeaseBook, task_ids: list[str]) -> None:
+    """Add these tasks, those of them that exist, as the tables tell about them."""
+    asked = {"ids": task_ids}
+    book.add(_task(row) for row in fetch_rows(connection, _TASKS, asked))
+    if not book.tasks:
+        return
+    for row in fetch_rows(connection, _MADE, asked):
         task = book.tasks[row["task_id"]]
         task.num_made[row["annotator_id"]] = row["num_made"]
         if row["num_standing"]:
             task.done.add(row["annotator_id"])
-    for row in fetch_rows(connection, _HOLDERS):
-        verdict = row.pop("verdict")
+    for row in fetch_rows(connection, _FILLED, asked):
+        task = book.tasks[row["task_id"]]
+        task.reach(row["slot"])
+        task.slots[row["slot"]] = FILLED
+    for row in fetch_rows(connection, _HOLDERS, asked):
         row.pop("seq")
-        lease = Lease(more_response_ids=tuple(row.pop("more_response_ids") or ()), **row)
-        if verdict is None:
-            book.issue(lease)
-        elif verdict != "skip":
-            task = book.tasks[lease.task_id]
-            task.reach(lease.slot)
-            task.slots[lease.slot] = FILLED
-    for row in fetch_rows(connection, _IMPORTED):
+        book.issue(Lease(more_response_ids=tuple(row.pop("more_response_ids") or ()), **row))
+    for row in fetch_rows(connection, _IMPORTED, asked):
         slots = book.tasks[row["task_id"]].slots
         free = [i for i, holder in enumerate(slots) if holder is None]
         for i in free[: row["num_filled"]]:
             slots[i] = FILLED
-    book.num_labels = fetch_rows(connection, _LABELS)[0]["n"]
-    return book
 
 
 def load_training(connection: duckdb.DuckDBPyConnection) -> TrainingBook:

@@ -6,6 +6,7 @@ function that undoes it. The book is rebuilt from the tables at start (lease_tab
 """
 
 import heapq
+import threading
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -62,9 +63,33 @@ class TaskBook:
         return -self.priority, self.order, self.id
 
 
+class Tasks(dict[str, TaskBook]):
+    """Tasks by id. One that is not here is fetched when it is asked for by ``[]`` or ``in``, once; from any thread."""
+
+    def __init__(self) -> None:
+        self.fetch: Callable[[str], TaskBook | None] = lambda task_id: None
+        self._lock = threading.Lock()
+
+    def __missing__(self, task_id: str) -> TaskBook:
+        with self._lock:
+            if not dict.__contains__(self, task_id):  # nobody has fetched it meanwhile
+                task = self.fetch(task_id)
+                if task is None:
+                    raise KeyError(task_id)
+                self[task_id] = task
+            return dict.__getitem__(self, task_id)
+
+    def __contains__(self, task_id: object) -> bool:
+        try:
+            self[str(task_id)]
+        except KeyError:
+            return False
+        return True
+
+
 class LeaseBook:
     def __init__(self) -> None:
-        self.tasks: dict[str, TaskBook] = {}
+        self.tasks = Tasks()
         self.leases: dict[str, Lease] = {}  # unanswered and still holding their slot, expired or not
         self.num_labels = 0  # judgments made here that stand, but for skips and training pairs
         self._training: list[TaskBook] = []
@@ -84,7 +109,8 @@ class LeaseBook:
         def undo() -> None:
             for task in added:
                 self.tasks.pop(task.id, None)
-            self._training = [task for task in self._training if task.id in self.tasks]
+            ids = {task.id for task in added}
+            self._training = [task for task in self._training if task.id not in ids]
 
         return undo
 
@@ -122,7 +148,7 @@ class LeaseBook:
         """
         self._expire(now)
         if annotator_id not in self._heaps:
-            self._heaps[annotator_id] = [t.entry for t in self.tasks.values() if not t.closed and t.purpose != "gold"]
+            self._heaps[annotator_id] = [t.entry for t in list(self.tasks.values()) if not t.closed and t.purpose != "gold"]
             heapq.heapify(self._heaps[annotator_id])
         heap = self._heaps[annotator_id]
         while heap:

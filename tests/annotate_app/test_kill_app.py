@@ -29,6 +29,7 @@ NUM_CLIENTS = 4
 STARTER = """
 import os, sys
 from pathlib import Path
+import annotate_app.web
 from annotate_app.commands.compose import build_api, open_context
 from annotate_app.server import listen, serve
 for line in sys.stdin:
@@ -85,10 +86,12 @@ def killed_again_and_again(data, secrets, kills, rng):
     )
     assert starter.stdin is not None and starter.stdout is not None
     try:
-        for _ in range(kills):
+        for kill in range(kills):
             starter.stdin.write("start\n")
             starter.stdin.flush()
             pid, port = map(int, starter.stdout.readline().split())
+            if kill % 20 == 19:
+                print(f"{kill + 1} kills, {sum(len(client.acknowledged) for client in clients)} acknowledged", flush=True)
             threads = [threading.Thread(target=client.run, args=(f"http://127.0.0.1:{port}",)) for client in clients]
             for thread in threads:
                 thread.start()

@@ -141,9 +141,10 @@ class Labelling(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         live = self.store._state.book
-        with self.store._state.database.cursor() as cursor:
-            read = load_lease_book(cursor)
-        assert read.tasks == live.tasks
+        database = self.store._state.database
+        with database.cursor() as cursor:
+            read = load_lease_book(database, cursor)
+        assert {task_id: read.tasks[task_id] for task_id in live.tasks} == live.tasks  # those that are settled on demand
         assert read.leases == live.leases
         assert read.num_labels == live.num_labels == sum(verdict != "skip" for *_, verdict in self.judged.values())
 
