@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, LiteralString, TypeVar, cast
 
 import psycopg
@@ -40,14 +40,15 @@ class Server:
             self.pool.close()
             raise UserError(f"{self.name} cannot be used: {first_line(error)}. Check --database and the server.") from error
 
-    def run(self, operation: "Callable[[Transaction], T]", *, snapshot: bool = False) -> T:
+    def run(self, operation: "Callable[[Transaction], T]", *, snapshot: bool = False, pipelined: bool = False) -> T:
         """The operation's value after COMMIT. It may be run again (deadlock, lost connection); nothing of a failed run stays.
 
-        ``snapshot``: it only reads, and all its statements see the same moment.
+        ``snapshot``: it only reads, and all its statements see the same moment. ``pipelined``: statements whose result is not
+        asked for travel together with the next one; for small operations, COPY does not go with it.
         """
 
         def work(connection: psycopg.Connection[Any]) -> T:
-            with connection.transaction():
+            with connection.pipeline() if pipelined else nullcontext(), connection.transaction():
                 if snapshot:
                     connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 return operation(Transaction(connection))
@@ -121,6 +122,20 @@ class Transaction:
         if took is None:
             raise KeyError(table)
         return range(took["last"] - count + 1, took["last"] + 1)
+
+    def append(self, table: str, row: Sequence[Any]) -> Callable[[], int]:
+        """Append one row under the next ``seq``, whatever the row says of it; what is returned tells that number.
+
+        Let it be the last statement: others who append to this table wait for COMMIT from here on.
+        """
+        names = SCHEMAS[table].names if "seq" in SCHEMAS[table].names else [*SCHEMAS[table].names, "seq"]
+        columns = ", ".join(f'"{name}"' for name in names)
+        values = ", ".join("n.last" if name == "seq" else "%s" for name in names)
+        given = [value for name, value in zip(SCHEMAS[table].names, row, strict=True) if name != "seq"]
+        took = f"WITH n AS (UPDATE counters SET last = last + 1 WHERE name = '{table}' RETURNING last)"
+        sql = f"{took} INSERT INTO {table} ({columns}) SELECT {values} FROM n RETURNING seq"
+        cursor = self.connection.execute(_own(sql), given)
+        return lambda: cursor.fetchall()[0]["seq"]
 
     def insert(self, table: str, rows: Sequence[Sequence[Any]], *, names: Sequence[str] | None = None) -> None:
         """Append rows, by default in the column order of ``tables.SCHEMAS``."""

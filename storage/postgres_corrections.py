@@ -34,6 +34,7 @@ def withdraw(state: PostgresState, judgment_id: str, *, annotator_id: str) -> Le
 def correct(state: PostgresState, answer: JudgmentInput, *, annotator_id: str) -> SubmitResult:
     """Taking back and answering anew in one transaction; ``lease_id`` names the judgment to replace."""
     check_answer(answer)
+    known = state.follower.known()
 
     def operation(transaction: Transaction) -> SubmitResult:
         own = _own(transaction, answer.lease_id, annotator_id)
@@ -49,7 +50,7 @@ def correct(state: PostgresState, answer: JudgmentInput, *, annotator_id: str) -
         lease = _take_back(state, transaction, judgment, task)
         if lease is None:
             return SubmitResult(status="unknown")
-        return SubmitResult(status="stored", judgment=store_answer(state, transaction, lease, task, answer))
+        return SubmitResult(status="stored", judgment=store_answer(state, transaction, known, lease, task, answer))
 
     return state.server.run(operation)
 

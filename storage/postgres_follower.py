@@ -6,6 +6,8 @@ A session or token revoked elsewhere is out with the next request.
 
 import json
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.accounts import Accounts
@@ -21,34 +23,30 @@ _EVENTS = """SELECT seq, kind, subject, data FROM events WHERE seq > $after AND 
 _SILENT = ["task.closed", "judgment.withdrawn"]
 
 
-class Follower:
-    """``accounts`` and the rest are up to date when asked for; the objects given out are replaced or extended, never emptied."""
+COUNTERS = "(SELECT json_object_agg(name, last) FROM counters) AS counters"  # asked along with something else
 
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    accounts: Accounts
+    campaign: Campaign
+    answers: dict[str, KnownAnswer]  # of training pairs, by task
+
+
+class Follower:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._lock = threading.Lock()
-        self._accounts = Accounts()
-        self._campaign = Campaign()
-        self._answers: dict[str, KnownAnswer] = {}
+        self._known = Known(Accounts(), Campaign(), {})
         self._seen = dict.fromkeys([*(TABLE_OF[kind] for kind in _KINDS), "events"], 0)
 
-    def accounts(self) -> Accounts:
-        self._follow()
-        return self._accounts
-
-    def campaign(self) -> Campaign:
-        self._follow()
-        return self._campaign
-
-    def answers(self) -> dict[str, KnownAnswer]:
-        self._follow()
-        return self._answers
-
-    def _follow(self) -> None:
+    def known(self, last: Mapping[str, int] | None = None) -> Known:
+        """What is known now. ``last``: the counters, if somebody has just read them."""
         with self._lock:
-            rows = self._server.rows("SELECT name, last FROM counters WHERE name = ANY($names)", {"names": list(self._seen)})
-            if any(row["last"] != self._seen[row["name"]] for row in rows):
+            now: Mapping[str, int] = last or self._server.rows(f"SELECT {COUNTERS}")[0]["counters"]
+            if any(now[table] > seen for table, seen in self._seen.items()):
                 self._server.run(self._read, snapshot=True)
+            return self._known
 
     def _read(self, transaction: Transaction) -> None:
         """What is new, all of one moment: an event about an account never comes before the account."""
@@ -56,7 +54,7 @@ class Follower:
             table = TABLE_OF[kind]
             rows = transaction.rows(f"SELECT * FROM {table} WHERE seq > $after ORDER BY seq", {"after": self._seen[table]})
             for row in rows:
-                self._accounts.add(from_row(kind, row))
+                self._known.accounts.add(from_row(kind, row))
                 self._seen[table] = row["seq"]
         for row in transaction.rows(_EVENTS, {"after": self._seen["events"], "silent": _SILENT}):
             self._apply(row)
@@ -64,8 +62,9 @@ class Follower:
         self._seen["events"] = newest["last"]
 
     def _apply(self, event: dict[str, Any]) -> None:
-        self._accounts.apply(event["kind"], event["subject"])
+        known = self._known
+        known.accounts.apply(event["kind"], event["subject"])
         if event["kind"] == "campaign.changed":
-            self._campaign = build_campaign(json.loads(event["data"]))
+            self._known = replace(known, campaign=build_campaign(json.loads(event["data"])))
         elif event["kind"] == "task.answer":
-            self._answers[event["subject"]] = KnownAnswer(**json.loads(event["data"]))
+            known.answers[event["subject"]] = KnownAnswer(**json.loads(event["data"]))

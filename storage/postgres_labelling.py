@@ -1,7 +1,9 @@
 """Leases and judgments in PostgreSQL: decided inside one transaction, whichever replica asks, acknowledged after COMMIT."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from storage.answers import check_answer, check_asked, judgment_of, same_answer
 from storage.errors import UserError
@@ -9,6 +11,7 @@ from storage.ids import new_id
 from storage.leases import Lease
 from storage.postgres_connection import Transaction
 from storage.postgres_content import add_records
+from storage.postgres_follower import COUNTERS, Known
 from storage.postgres_places import Given, TaskPlaces, held_leases, issue, lease_of, lock_tasks, read_tasks, settle
 from storage.postgres_state import PostgresState, leased_pairs, training_book, training_of
 from storage.records import Judgment, JudgmentInput, LeasedPair, Prompt, Response, SubmitResult, SubmitStatus, Task
@@ -18,19 +21,28 @@ from storage.training import training_status
 
 def lease_pairs(state: PostgresState, annotator_id: str, count: int, *, resume: bool) -> list[LeasedPair]:
     def operation(transaction: Transaction) -> list[Given]:
-        who = {"id": annotator_id}  # one lease call of an annotator at a time, in whatever tab and replica
-        if transaction.one("SELECT 1 AS yes FROM annotators WHERE id = $id FOR NO KEY UPDATE", who) is None:
-            raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
+        known = state.follower.known(_begin(transaction, annotator_id))
+        if annotator_id in known.accounts.excluded:
+            return []
         now = state.clock()
-        status = training_of(state, transaction, annotator_id)
+        status = training_of(transaction, known, annotator_id)
         in_training = status is not None and not status.passed
         given = _resumable(transaction, annotator_id, now, in_training=in_training)[:count] if resume else []
         wanted = count - len(given)
         if in_training:
-            return given + _training_leases(state, transaction, annotator_id, wanted, now)
-        return given + _new_leases(state, transaction, annotator_id, _within_budget(state, transaction, wanted, now), now)
+            return given + _training_leases(state, transaction, known, annotator_id, wanted, now)
+        return given + _new_leases(state, transaction, annotator_id, _within_budget(transaction, known, wanted, now), now)
 
-    return leased_pairs(state, state.server.run(operation))
+    return leased_pairs(state, state.server.run(operation, pipelined=True))
+
+
+def _begin(transaction: Transaction, annotator_id: str) -> dict[str, int]:
+    """One lease call of an annotator at a time, in whatever tab and replica; the counters as they are now."""
+    sql = f"SELECT {COUNTERS} FROM annotators WHERE id = $id FOR NO KEY UPDATE"
+    row = transaction.one(sql, {"id": annotator_id})
+    if row is None:
+        raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
+    return row["counters"]
 
 
 def renew(state: PostgresState, lease_ids: Sequence[str], annotator_id: str) -> list[str]:
@@ -44,27 +56,29 @@ def renew(state: PostgresState, lease_ids: Sequence[str], annotator_id: str) -> 
         mine = [lease_id for lease_id in dict.fromkeys(lease_ids) if lease_id in renewed]
         if mine:
             transaction.execute(_RENEW_QUEUE, {"ids": mine})
-            seqs = transaction.take("renewals", len(mine))
-            rows = [[lease_id, now, until["until"], seq] for lease_id, seq in zip(mine, seqs, strict=True)]
-            transaction.insert("renewals", rows, names=["lease_id", "renewed_at", "expires_at", "seq"])
+            for lease_id in mine:
+                transaction.append("renewals", [lease_id, now, until["until"]])
         return mine
 
-    return state.server.run(operation)
+    return state.server.run(operation, pipelined=True)
 
 
 def submit(state: PostgresState, answer: JudgmentInput, *, annotator_id: str) -> SubmitResult:
     check_answer(answer)
 
     def operation(transaction: Transaction) -> SubmitResult:
-        found = held(transaction, answer.lease_id)
+        row = transaction.one(_LEASE, {"id": answer.lease_id})
+        known = state.follower.known(row and row["counters"])
+        found = _held(transaction, row)
         if found is None:
-            return _submit_again(state, transaction, answer, annotator_id)
+            return _submit_again(transaction, known, answer, annotator_id)
         lease, task = found
         if lease.annotator_id != annotator_id:
             return SubmitResult(status="unknown")
-        return _result(state, transaction, "stored", store_answer(state, transaction, lease, task, answer), task)
+        judgment = store_answer(state, transaction, known, lease, task, answer)
+        return _result(transaction, known, "stored", judgment, task)
 
-    return state.server.run(operation)
+    return state.server.run(operation, pipelined=True)
 
 
 def add_live_pair(
@@ -93,25 +107,23 @@ def add_live_pair(
     return next(iter(leased_pairs(state, state.server.run(operation))), None)
 
 
-def held(transaction: Transaction, lease_id: str) -> tuple[Lease, TaskPlaces] | None:
-    """The lease and its task, locked, if the lease still holds its place, expired or not."""
-    row = transaction.one(_LEASE, {"id": lease_id})
+def _held(transaction: Transaction, row: dict[str, Any] | None) -> Given | None:
+    """The lease and its task, both locked, if the lease still holds its place, expired or not."""
     if row is None:
         return None
     task = read_tasks(transaction, [row["task_id"]], row["annotator_id"])[row["task_id"]]
-    place = next((p for p in task.places if p.lease_id == lease_id and not p.filled), None)
+    place = next((p for p in task.places if p.lease_id == row["id"] and not p.filled), None)
     return None if place is None else (lease_of(row), task)
 
 
 def store_answer(
-    state: PostgresState, transaction: Transaction, lease: Lease, task: TaskPlaces, answer: JudgmentInput
+    state: PostgresState, transaction: Transaction, known: Known, lease: Lease, task: TaskPlaces, answer: JudgmentInput
 ) -> Judgment:
-    check_asked(state.follower.campaign(), answer, num_shown=len(lease.shown_ids))
+    check_asked(known.campaign, answer, num_shown=len(lease.shown_ids))
     settle(transaction, lease, skipped=answer.verdict == "skip")
-    (seq,) = transaction.take("judgments")  # last: from here on others who judge wait for COMMIT
-    judgment = judgment_of(lease, answer, prompt_id=task.prompt_id, seq=seq, now=state.clock())
-    transaction.insert("judgments", [to_row(judgment, revision=task.num_made)])
-    return judgment
+    judgment = judgment_of(lease, answer, prompt_id=task.prompt_id, seq=0, now=state.clock())
+    seq = transaction.append("judgments", to_row(judgment, revision=task.num_made))
+    return replace(judgment, seq=seq())
 
 
 def find_judgment(transaction: Transaction, judgment_id: str) -> Judgment | None:
@@ -119,15 +131,15 @@ def find_judgment(transaction: Transaction, judgment_id: str) -> Judgment | None
     return None if row is None else from_row(Judgment, row)
 
 
-def budget_spent(state: PostgresState, transaction: Transaction, now: datetime) -> bool:
+def budget_spent(transaction: Transaction, known: Known, now: datetime) -> bool:
     """Whether labels made and pairs handed out reach the campaign's budget."""
-    budget = state.follower.campaign().budget_labels
+    budget = known.campaign.budget_labels
     return budget is not None and _num_taken(transaction, now) >= budget
 
 
-def _within_budget(state: PostgresState, transaction: Transaction, count: int, now: datetime) -> int:
+def _within_budget(transaction: Transaction, known: Known, count: int, now: datetime) -> int:
     """How many of ``count`` new pairs the budget allows. With a budget, replicas hand out one after the other."""
-    budget = state.follower.campaign().budget_labels
+    budget = known.campaign.budget_labels
     if budget is None or count <= 0:
         return count
     transaction.execute("SELECT pg_advisory_xact_lock(hashtext('nashloop budget'))")
@@ -175,16 +187,17 @@ def _new_leases(state: PostgresState, transaction: Transaction, annotator_id: st
     return given
 
 
-def _training_leases(state: PostgresState, transaction: Transaction, annotator_id: str, count: int, now: datetime) -> list[Given]:
+def _training_leases(
+    state: PostgresState, transaction: Transaction, known: Known, annotator_id: str, count: int, now: datetime
+) -> list[Given]:
     """Training pairs until they are passed, never more than their round still needs; those answered least often first."""
-    book, num_open = training_book(state, transaction, annotator_id)
-    campaign = state.follower.campaign()
-    total = min(campaign.num_training, num_open)
-    status = training_status(book.outcomes(annotator_id), total, campaign.pass_mark or 0)
+    book, num_open = training_book(transaction, known, annotator_id)
+    total = min(known.campaign.num_training, num_open)
+    status = training_status(book.outcomes(annotator_id), total, known.campaign.pass_mark or 0)
     busy = {lease.task_id for lease, _, purpose in held_leases(transaction, annotator_id, now) if purpose == "gold"}
     needed = min(count, total - (0 if status.passed is False else status.done) - len(busy))
-    known = {"known": [task_id for task_id in book.answers if task_id not in busy], "annotator": annotator_id}
-    chosen = [row["task_id"] for row in transaction.rows(_TRAINING, known)][: max(needed, 0)]
+    asked = {"known": [task_id for task_id in book.answers if task_id not in busy], "annotator": annotator_id}
+    chosen = [row["task_id"] for row in transaction.rows(_TRAINING, asked)][: max(needed, 0)]
     lock_tasks(transaction, chosen)
     given: list[Given] = []
     for task in read_tasks(transaction, chosen, annotator_id).values():
@@ -220,30 +233,28 @@ def _lease(
     )
 
 
-def _result(
-    state: PostgresState, transaction: Transaction, status: SubmitStatus, judgment: Judgment, task: TaskPlaces
-) -> SubmitResult:
+def _result(transaction: Transaction, known: Known, status: SubmitStatus, judgment: Judgment, task: TaskPlaces) -> SubmitResult:
     """With what is told about a training pair."""
     if task.purpose != "gold" or status == "conflict":
         return SubmitResult(status=status, judgment=judgment)
-    book, _ = training_book(state, transaction, judgment.annotator_id)
+    book, _ = training_book(transaction, known, judgment.annotator_id)
     feedback = book.feedback(judgment, task.response_1_id)
-    training = training_of(state, transaction, judgment.annotator_id)
+    training = training_of(transaction, known, judgment.annotator_id)
     return SubmitResult(status=status, judgment=judgment, feedback=feedback, training=training)
 
 
-def _submit_again(state: PostgresState, transaction: Transaction, answer: JudgmentInput, annotator_id: str) -> SubmitResult:
+def _submit_again(transaction: Transaction, known: Known, answer: JudgmentInput, annotator_id: str) -> SubmitResult:
     """The lease is not held: it was answered before, lost its place, or never was."""
     judgment = find_judgment(transaction, answer.lease_id)
     if judgment is not None and judgment.annotator_id == annotator_id:
         task = read_tasks(transaction, [judgment.task_id], annotator_id)[judgment.task_id]
-        return _result(state, transaction, "duplicate" if same_answer(judgment, answer) else "conflict", judgment, task)
+        return _result(transaction, known, "duplicate" if same_answer(judgment, answer) else "conflict", judgment, task)
     owned = "SELECT 1 AS yes FROM leases WHERE id = $id AND annotator_id = $annotator"
-    known = transaction.rows(owned, {"id": answer.lease_id, "annotator": annotator_id})
-    return SubmitResult(status="expired" if known else "unknown")
+    given = transaction.rows(owned, {"id": answer.lease_id, "annotator": annotator_id})
+    return SubmitResult(status="expired" if given else "unknown")
 
 
-_LEASE = "SELECT l.* FROM leases l JOIN queue q ON q.task_id = l.task_id WHERE l.id = $id FOR UPDATE OF q"
+_LEASE = f"SELECT l.*, {COUNTERS} FROM leases l JOIN queue q ON q.task_id = l.task_id WHERE l.id = $id FOR UPDATE OF q"
 _PICK = """
     SELECT q.task_id FROM queue q
     WHERE q.free_at <= $now AND q.free_at < 'infinity' AND NOT q.closed AND NOT q.task_id = ANY($passed)

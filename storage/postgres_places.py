@@ -5,8 +5,9 @@ its place until somebody else is given it. Locks are taken in one order: annotat
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from storage.leases import Lease
@@ -80,14 +81,15 @@ def lock_tasks(transaction: Transaction, task_ids: Sequence[str]) -> None:
 
 def read_tasks(transaction: Transaction, task_ids: Sequence[str], annotator_id: str) -> dict[str, TaskPlaces]:
     """Tasks as this annotator finds them; read after they were locked. In the order asked for."""
-    tasks = transaction.rows(_TASKS, {"ids": list(task_ids), "annotator": annotator_id})
-    places: dict[str, list[Place]] = {task_id: [] for task_id in task_ids}
-    for row in transaction.rows(_PLACES, {"ids": list(task_ids)}):
-        places[row.pop("task_id")].append(Place(**row))
-    found = {}
-    for row in tasks:
-        more = tuple(row.pop("more_response_ids"))
-        found[row["id"]] = TaskPlaces(**row, more_response_ids=more, places=tuple(places[row["id"]]))
+    if not task_ids:
+        return {}
+    found: dict[str, TaskPlaces] = {}
+    rows = transaction.rows(_TASKS, {"ids": list(task_ids), "annotator": annotator_id})
+    for task_id, of_task in groupby(rows, key=lambda row: row["id"]):
+        first, *_ = several = list(of_task)
+        places = tuple(Place(**{name: row[name] for name in _PLACE}) for row in several if row["slot"] is not None)
+        task = {name: first[name] for name in _TASK}
+        found[task_id] = TaskPlaces(**task, more_response_ids=tuple(first["more_response_ids"]), places=places)
     return {task_id: found[task_id] for task_id in task_ids if task_id in found}
 
 
@@ -114,11 +116,9 @@ def issue(transaction: Transaction, leases: Sequence[Lease]) -> None:
         undone = "UPDATE answered SET standing = false WHERE task_id = $task AND annotator_id = $annotator"
         transaction.execute(undone, {"task": lease.task_id, "annotator": lease.annotator_id})
     update_queue(transaction, given["tasks"])
-    rows = []
-    for lease, seq in zip(leases, transaction.take("leases", len(leases)), strict=True):
-        own = {"seq": seq, "more_response_ids": list(lease.more_response_ids)}
-        rows.append([own[name] if name in own else getattr(lease, name) for name in SCHEMAS["leases"].names])
-    transaction.insert("leases", rows)
+    for lease in leases:
+        own = {"seq": None, "more_response_ids": list(lease.more_response_ids)}
+        transaction.append("leases", [own[name] if name in own else getattr(lease, name) for name in SCHEMAS["leases"].names])
 
 
 def settle(transaction: Transaction, lease: Lease, *, skipped: bool) -> None:
@@ -156,16 +156,15 @@ NEW_SLOTS = """
 """
 _TASKS = """
     SELECT t.id, t.prompt_id, t.response_1_id, t.response_2_id, t.more_response_ids, t.purpose, q.closed, q.reserved,
-           coalesce(a.num_made, 0) AS num_made, coalesce(a.standing, false) AS done
-    FROM tasks t JOIN queue q ON q.task_id = t.id
+           coalesce(a.num_made, 0) AS num_made, coalesce(a.standing, false) AS done,
+           s.slot, s.lease_id, s.annotator_id, s.free_at = '-infinity' AS free, s.free_at = 'infinity' AS filled,
+           CASE WHEN isfinite(s.free_at) THEN s.free_at END AS expires_at
+    FROM tasks t JOIN queue q ON q.task_id = t.id LEFT JOIN slots s ON s.task_id = t.id
     LEFT JOIN answered a ON a.task_id = t.id AND a.annotator_id = $annotator
-    WHERE t.id = ANY($ids)
+    WHERE t.id = ANY($ids) ORDER BY t.id, s.slot
 """
-_PLACES = """
-    SELECT task_id, slot, lease_id, annotator_id, free_at = '-infinity' AS free, free_at = 'infinity' AS filled,
-           CASE WHEN isfinite(free_at) THEN free_at END AS expires_at
-    FROM slots WHERE task_id = ANY($ids) ORDER BY task_id, slot
-"""
+_PLACE = [field.name for field in fields(Place)]
+_TASK = [field.name for field in fields(TaskPlaces) if field.name not in ("places", "more_response_ids")]
 _HELD = """
     SELECT l.id, l.task_id, l.annotator_id, l.slot, l.response_a_id, l.response_b_id, l.issued_at, s.free_at AS expires_at,
            l.supersedes, l.more_response_ids, q.closed, q.purpose

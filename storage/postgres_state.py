@@ -7,7 +7,7 @@ from datetime import datetime
 
 from storage.labelling import pair_of
 from storage.postgres_connection import Server, Transaction
-from storage.postgres_follower import Follower
+from storage.postgres_follower import Follower, Known
 from storage.postgres_mirror import Mirror
 from storage.postgres_places import Given
 from storage.records import LeasedPair, Message, TrainingStatus
@@ -28,23 +28,22 @@ class PostgresState:
     responses: Recent[str] = field(default_factory=lambda: Recent(TEXTS_KEPT))
 
 
-def training_book(state: PostgresState, transaction: Transaction, annotator_id: str) -> tuple[TrainingBook, int]:
+def training_book(transaction: Transaction, known: Known, annotator_id: str) -> tuple[TrainingBook, int]:
     """What is known of training pairs and what this annotator said of them; and how many pairs can be given."""
-    answers = state.follower.answers()
-    book = TrainingBook(answers=answers)
+    book = TrainingBook(answers=known.answers)
     for row in transaction.rows(_GIVEN, {"annotator": annotator_id}):
         verdict = oriented(row["verdict"], row["response_a_id"], row["response_1_id"])
         book.given.setdefault(annotator_id, []).append((row["task_id"], verdict))
     open_ = transaction.rows("SELECT task_id FROM queue WHERE purpose = 'gold' AND NOT closed ORDER BY seq")
-    return book, sum(row["task_id"] in answers for row in open_)
+    return book, sum(row["task_id"] in known.answers for row in open_)
 
 
-def training_of(state: PostgresState, transaction: Transaction, annotator_id: str) -> TrainingStatus | None:
+def training_of(transaction: Transaction, known: Known, annotator_id: str) -> TrainingStatus | None:
     """How far an annotator's training is; None where the campaign has none, or no training pairs."""
-    campaign = state.follower.campaign()
+    campaign = known.campaign
     if campaign.pass_mark is None:
         return None
-    book, num_open = training_book(state, transaction, annotator_id)
+    book, num_open = training_book(transaction, known, annotator_id)
     num_training = min(campaign.num_training, num_open)
     return training_status(book.outcomes(annotator_id), num_training, campaign.pass_mark) if num_training else None
 

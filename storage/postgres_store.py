@@ -115,9 +115,7 @@ class PostgresStore:
         def operation(transaction: Transaction) -> None:
             transaction.hold(["events"])
             redact(transaction.rows, transaction.execute, user_id, texts=texts)
-            content.write_events(
-                transaction, now, actor=actor, kind="user.forgotten", subjects=[user_id], data={"texts": texts}
-            )
+            content.write_events(transaction, now, actor=actor, kind="user.forgotten", subjects=[user_id], data={"texts": texts})
 
         self._state.server.run(operation)
 
@@ -159,8 +157,6 @@ class PostgresStore:
     # Labelling
 
     def lease(self, annotator_id: str, count: int, *, resume: bool = False) -> list[LeasedPair]:
-        if annotator_id in self._state.follower.accounts().excluded:
-            return []
         return labelling.lease_pairs(self._state, annotator_id, count, resume=resume)
 
     def renew(self, lease_ids: Sequence[str], annotator_id: str) -> list[str]:
@@ -181,14 +177,15 @@ class PostgresStore:
     # Reading
 
     def training(self, annotator_id: str) -> TrainingStatus | None:
-        return self._state.server.run(lambda transaction: training_of(self._state, transaction, annotator_id))
+        known = self._state.follower.known()
+        return self._state.server.run(lambda transaction: training_of(transaction, known, annotator_id))
 
     def budget_spent(self) -> bool:
-        now = self._state.clock()
-        return self._state.server.run(lambda transaction: labelling.budget_spent(self._state, transaction, now))
+        known, now = self._state.follower.known(), self._state.clock()
+        return self._state.server.run(lambda transaction: labelling.budget_spent(transaction, known, now))
 
     def campaign(self) -> Campaign:
-        return self._state.follower.campaign()
+        return self._state.follower.known().campaign
 
     def list_prompts(self, split: str | None = None) -> list[Prompt]:
         return reading.list_prompts(self._state, split)
@@ -218,25 +215,25 @@ class PostgresStore:
         return reading.count_judgments(self._state, since_seq=since_seq, decided_only=decided_only)
 
     def list_annotators(self) -> list[Annotator]:
-        return list(self._state.follower.accounts().annotators.values())
+        return list(self._state.follower.known().accounts.annotators.values())
 
     def get_annotator(self, handle: str) -> Annotator | None:
-        return self._state.follower.accounts().annotator_by_handle(handle)
+        return self._state.follower.known().accounts.annotator_by_handle(handle)
 
     def list_users(self) -> list[User]:
-        return list(self._state.follower.accounts().users.values())
+        return list(self._state.follower.known().accounts.users.values())
 
     def get_user(self, user_id: str) -> User | None:
-        return self._state.follower.accounts().users.get(user_id)
+        return self._state.follower.known().accounts.users.get(user_id)
 
     def list_tokens(self) -> list[Token]:
-        return list(self._state.follower.accounts().tokens.values())
+        return list(self._state.follower.known().accounts.tokens.values())
 
     def list_credentials(self) -> list[Credential]:
-        return list(self._state.follower.accounts().credentials.values())
+        return list(self._state.follower.known().accounts.credentials.values())
 
     def find_token(self, sha256: str) -> Token | None:
-        return self._state.follower.accounts().valid_token(sha256, self._state.clock())
+        return self._state.follower.known().accounts.valid_token(sha256, self._state.clock())
 
     def use_signin_token(self, sha256: str) -> Token | None:
         def operation(transaction: Transaction) -> Token | None:
