@@ -61,6 +61,12 @@ def _parser(argv: list[str]) -> argparse.ArgumentParser:
         from online_learner import games_command
 
         games_command.add_arguments(games)
+    average = commands.add_parser("average", help="one adapter that is the mean of several, such as those of the last rounds")
+    if argv[:1] == ["average"]:
+        from online_learner import average_command
+
+        average_command.add_arguments(average)
+        average.set_defaults(run=average_command.run)
     bench = commands.add_parser("bench-learner", help="the policy update against another trainer on the same work")
     if argv[:1] == ["bench-learner"]:
         from online_learner import bench_learner
