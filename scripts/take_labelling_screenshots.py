@@ -1,6 +1,6 @@
 """Takes the pictures of the annotators' guide: the labelling page in each of its states, on a small campaign made for it.
 
-    python scripts/take_labelling_screenshots.py [--out docs/images]
+    python scripts/take_labelling_screenshots.py [--out docs/images] [NAME ...]
 
 Needs the test dependencies and a Chromium (NASHLOOP_CHROMIUM, or one on the PATH).
 """
@@ -10,10 +10,12 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -21,7 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from annotate_app.auth import issue_signin_link  # noqa: E402
+from annotate_app.bootstrap import BUILT_IN, model_location  # noqa: E402
 from annotate_app.context import AppContext  # noqa: E402
+from annotate_app.live import LiveService  # noqa: E402
+from annotate_app.policy_server import LocalServer  # noqa: E402
 from annotate_app.rounds import RoundService  # noqa: E402
 from annotate_app.server import serve_in_background  # noqa: E402
 from annotate_app.web import build_app  # noqa: E402
@@ -29,7 +34,7 @@ from storage.campaign import Campaign  # noqa: E402
 from storage.duckdb_store import open_store  # noqa: E402
 from storage.records import Message, User  # noqa: E402
 from storage.store import Store  # noqa: E402
-from tests.storage.builders import START, fill, make_prompt, make_response, make_task  # noqa: E402
+from tests.storage.builders import START, fill, make_policy, make_prompt, make_response, make_task  # noqa: E402
 
 ARGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 LOOP = (
@@ -52,9 +57,13 @@ FULL = Campaign(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
-    out = parser.parse_args().out
+    parser.add_argument("names", nargs="*", help="only these pictures, such as live")
+    asked = parser.parse_args()
+    out, wanted = asked.out, asked.names
     out.mkdir(parents=True, exist_ok=True)
     for name, campaign, steps, options in PICTURES:
+        if wanted and name not in wanted:
+            continue
         with labelling(campaign, options) as page:
             steps(page)
             page.wait_for_timeout(500)
@@ -94,6 +103,22 @@ def feedback(page: Page) -> None:
     page.locator("#feedback").wait_for()
 
 
+def live(page: Page) -> None:
+    page.keyboard.press("p")
+    page.locator('.page[data-state="writing"]').wait_for()
+    page.keyboard.type("How do I keep bread fresh?")
+    page.keyboard.press("Control+Enter")
+    page.locator('.page[data-state="pair"]').wait_for()
+
+
+def live_next(page: Page) -> None:
+    live(page)
+    keys("a")(page)
+    page.locator('.page[data-state="writing"]').wait_for()
+    page.keyboard.type("And in summer?")
+
+
+LIVE = {"live": True}
 NARROW = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
 PICTURES: tuple[tuple[str, Campaign, Callable[[Page], None], dict], ...] = (
     ("pair", Campaign(), keys(), {}),
@@ -106,22 +131,35 @@ PICTURES: tuple[tuple[str, Campaign, Callable[[Page], None], dict], ...] = (
     ("history", Campaign(), history, {}),
     ("training", Campaign(pass_mark=0.8, num_training=2), feedback, {}),
     ("ranking", Campaign(), keys("a", "a", "c", "a", "=", "d"), {}),
+    ("live", Campaign(), live, LIVE),
+    ("live-next", Campaign(), live_next, LIVE),
 )
 
 
 @contextmanager
-def labelling(campaign: Campaign, options: dict) -> Iterator[Page]:
+def labelling(campaign: Campaign, how: dict[str, Any]) -> Iterator[Page]:
     """The page of an annotator with this campaign, on the first pair."""
-    with tempfile.TemporaryDirectory() as scratch:
+    options: dict[str, Any] = dict(how)
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         store = open_store()
         add_pairs(store, training=campaign.pass_mark is not None)
         store.set_campaign(campaign, actor="researcher")
         rounds = RoundService(store, Path(scratch), model="none")
         context = AppContext(store=store, rounds=rounds, data_dir=Path(scratch), session_secret="pictures")
+        if options.pop("live", False):
+            store.add_policy(make_policy(1, id="built-in", base_model=BUILT_IN))
+            store.append_event(actor="pictures", kind="policy.promoted", subject="built-in")
+            source = LocalServer(model_location(BUILT_IN), log=Path(scratch) / "policy-server.log", device="cpu")
+            context = replace(context, live=LiveService(store, Path(scratch), source))
+            stack.callback(context.live.close)
+            context.live.start()
+            while context.live.problem is not None:
+                time.sleep(0.2)
         with serve_in_background(build_app(context)) as url, sync_playwright() as playwright:
             path = os.environ.get("NASHLOOP_CHROMIUM") or shutil.which("chromium")
             browser = playwright.chromium.launch(executable_path=path, args=ARGS)
-            page = browser.new_page(**({"viewport": {"width": 1440, "height": 900}} | options))
+            window: dict[str, Any] = {"viewport": {"width": 1440, "height": 900}} | options
+            page = browser.new_page(**window)
             user = store.get_user("ada")
             assert user is not None
             page.goto(url + issue_signin_link(store, user))
