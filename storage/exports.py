@@ -20,7 +20,7 @@ from storage.contract.schemas import MESSAGE
 from storage.errors import UserError
 from storage.store import Store
 
-WINDOW = 50_000
+WINDOW = 40_000
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n")  # with which a cell begins that a spreadsheet runs
 Query = Callable[[str], pa.Table]
 Format = Callable[[Query], pa.Table]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from annotate_app.commands.bench_export import export
 from annotate_app.commands.bench_gate import gate
 from annotate_app.commands.bench_label import label
 from annotate_app.commands.bench_live import live
@@ -28,6 +29,7 @@ def _bench() -> None:
 
 
 group.command("label")(label)
+group.command("export")(export)
 group.command("live")(live)
 group.command("trust")(trust)
 group.command("learner", context_settings=PASS_ON, add_help_option=False)(bench_learner)
