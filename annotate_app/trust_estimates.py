@@ -1,11 +1,10 @@
 """Estimates of one annotator, each with a 95 % interval, as {"mean", "low", "high", "n"}; None of nothing. Pure."""
 
 from collections.abc import Sequence
-from typing import Any
+from math import sqrt
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
@@ -16,12 +15,14 @@ Estimate = dict[str, float]
 
 
 def share(count: float, total: int) -> Estimate | None:
-    """A share with Wilson's interval."""
+    """A share with Wilson's interval; a tie may count one half."""
     if total == 0:
         return None
-    interval: Any = proportion_confint(count, total, alpha=1 - LEVEL, method="wilson")
-    low, high = np.clip(interval, 0.0, 1.0)
-    return {"mean": count / total, "low": float(low), "high": float(high), "n": total}
+    z = float(stats.norm.ppf(TAILS[1]))
+    mean, width = count / total, 1 + z**2 / total
+    centre = (mean + z**2 / (2 * total)) / width
+    half = z * sqrt(mean * (1 - mean) / total + z**2 / (4 * total**2)) / width
+    return {"mean": mean, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": total}
 
 
 def accuracy(right: int, total: int) -> Estimate | None:

@@ -21,18 +21,22 @@ Counts = np.ndarray
 def agreement_report(labels: Sequence[Label]) -> dict[str, Any]:
     """All figures of one long table; a figure that has no value is None and ``undefined`` says why.
 
-    krippendorff_alpha is nominal; intervals are 95 %, of 500 bootstrap samples of items. pairwise_agreement is over all
-    pairs of annotators of an item; ``by_group`` counts them by the kinds of the two.
+    krippendorff_alpha is nominal; intervals are 95 %, of 500 bootstrap samples of prompts, as pairs of one prompt are alike (of
+    items, where no prompt is known). pairwise_agreement is over all pairs of annotators of an item; ``by_group`` counts them by
+    the kinds of the two.
     """
     counts, names = label_counts(labels)
-    shared = counts[counts.sum(1) >= 2]
+    prompts = prompts_of_items(labels)
+    shared, prompts = counts[counts.sum(1) >= 2], prompts[counts.sum(1) >= 2]
+    in_order = _in_order(shared, names)
     kappas = {f"{a}-{b}": cohen_kappa(pairs) for (a, b), pairs in common_labels(labels).items()}
     agreed, num_pairs = agreeing_pairs(shared)
-    ordinal = _ordinal_alpha(counts, names)
     return {
         "krippendorff_alpha": alpha(shared),
-        "krippendorff_alpha_interval": interval(alpha, shared),
-        "krippendorff_alpha_ordinal": ordinal,
+        "krippendorff_alpha_interval": interval(alpha, shared, prompts),
+        "krippendorff_alpha_ordinal": None if in_order is None else ordinal_alpha(in_order),
+        "krippendorff_alpha_ordinal_interval": None if in_order is None else interval(ordinal_alpha, in_order, prompts),
+        "num_prompts": len(set(prompts.tolist())),
         "num_items": len(counts),
         "num_items_shared": len(shared),
         "num_unanimous": int((shared.max(1, initial=0) == shared.sum(1)).sum()),
@@ -40,14 +44,17 @@ def agreement_report(labels: Sequence[Label]) -> dict[str, Any]:
         "num_labels": len(labels),
         "labels": {name: int(n) for name, n in zip(names, counts.sum(0), strict=True)},
         "pairwise_agreement": agreed / num_pairs if num_pairs else None,
-        "pairwise_agreement_interval": interval(_share, shared),
+        "pairwise_agreement_interval": interval(_share, shared, prompts),
         "agreeing_pairs": [agreed, num_pairs],
         "by_group": by_group(labels),
         "cohen_kappa": dict(sorted(kappas.items())),
         "cohen_kappa_items": {f"{a}-{b}": len(pairs) for (a, b), pairs in sorted(common_labels(labels).items())},
         "fleiss_kappa": fleiss_kappa(shared),
+        "fleiss_kappa_interval": interval(fleiss_kappa, shared, prompts),
         "gwet_ac1": gwet_ac1(shared),
+        "gwet_ac1_interval": interval(gwet_ac1, shared, prompts),
         "undefined": why_undefined(shared),
+        "undefined_figures": why_undefined_figures(shared, names),
     }
 
 
@@ -61,6 +68,13 @@ def label_counts(labels: Sequence[Label]) -> tuple[Counts, list[str]]:
     return counts, names
 
 
+def prompts_of_items(labels: Sequence[Label]) -> np.ndarray:
+    """(I,): a number for each item's prompt, in the order of ``label_counts``."""
+    prompt = {row.item: row.prompt or row.item for row in reversed(labels)}
+    number = {name: k for k, name in enumerate(dict.fromkeys(prompt.values()))}
+    return np.array([number[prompt[item]] for item in dict.fromkeys(row.item for row in labels)], dtype=int)
+
+
 def alpha(counts: Counts, level: str = "nominal") -> float | None:
     """Krippendorff's alpha = 1 - D_observed / D_expected; None where no two labels could have differed."""
     counts = counts[counts.sum(1) >= 2]
@@ -68,6 +82,11 @@ def alpha(counts: Counts, level: str = "nominal") -> float | None:
         return None
     domain = np.arange(counts.shape[1])
     return float(krippendorff.alpha(value_counts=counts, value_domain=domain, level_of_measurement=level))  # pyright: ignore[reportArgumentType]
+
+
+def ordinal_alpha(counts: Counts) -> float | None:
+    """Alpha of labels whose columns are in order."""
+    return alpha(counts, "ordinal")
 
 
 def agreeing_pairs(counts: Counts) -> tuple[int, int]:
@@ -104,12 +123,14 @@ def gwet_ac1(counts: Counts) -> float | None:
     return (_mean_agreement(counts) - expected) / (1 - expected)
 
 
-def interval(figure: Callable[[Counts], float | None], counts: Counts) -> list[float] | None:
-    """95 % percentile interval of a figure over bootstrap samples of items; None where it is undefined too often."""
-    if len(counts) < 2:
+def interval(figure: Callable[[Counts], float | None], counts: Counts, prompts: np.ndarray) -> list[float] | None:
+    """95 % percentile interval of a figure over bootstrap samples of ``prompts`` (I,); None where it is undefined too often."""
+    items = [np.flatnonzero(prompts == prompt) for prompt in np.unique(prompts)]
+    if len(items) < 2:
         return None
     rng = np.random.default_rng(0)
-    drawn = [figure(counts[rng.integers(len(counts), size=len(counts))]) for _ in range(NUM_RESAMPLES)]
+    samples = (rng.integers(len(items), size=len(items)) for _ in range(NUM_RESAMPLES))
+    drawn = [figure(counts[np.concatenate([items[k] for k in sample])]) for sample in samples]
     values = [value for value in drawn if value is not None]
     if len(values) < 0.95 * NUM_RESAMPLES:
         return None
@@ -148,6 +169,19 @@ def why_undefined(shared: Counts) -> str | None:
     return None
 
 
+def why_undefined_figures(shared: Counts, names: Sequence[str]) -> dict[str, str]:
+    """For each figure that needs more than the others do, a sentence where that is missing."""
+    found = {}
+    if _in_order(shared, names) is None:
+        others = ", ".join(sorted(set(names) - set(ORDERED)))
+        found["krippendorff_alpha_ordinal"] = f"needs the labels a, tie and b only; there is also {others}"
+    totals = shared.sum(1)
+    if len(totals) and (totals != totals[0]).any():
+        span = f"{totals.min()} to {totals.max()}"
+        found["fleiss_kappa"] = f"needs equally many labels of each item; there are {span}, for which alpha is made"
+    return found
+
+
 def _paired(labels: Sequence[Label]) -> list[tuple[Label, Label]]:
     rows: Mapping[str, list[Label]] = defaultdict(list)
     for row in labels:
@@ -165,8 +199,8 @@ def _mean_agreement(counts: Counts) -> float:
     return float(((counts * (counts - 1)).sum(1) / (totals * (totals - 1))).mean())
 
 
-def _ordinal_alpha(counts: Counts, names: Sequence[str]) -> float | None:
-    """For verdicts, between a and b lies a tie; None for other labels."""
+def _in_order(counts: Counts, names: Sequence[str]) -> Counts | None:
+    """Columns a, tie, b: between the two sides lies a tie; None for other labels."""
     if not set(names) <= set(ORDERED):
         return None
-    return alpha(counts[:, [names.index(name) for name in ORDERED if name in names]], "ordinal")
+    return counts[:, [names.index(name) for name in ORDERED if name in names]]

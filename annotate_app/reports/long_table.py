@@ -16,6 +16,7 @@ KNOWN_NAMES = {
     "group": ("annotator_kind",),
     "first": ("response_a_id", "model_a"),
     "second": ("response_b_id", "model_b"),
+    "prompt": ("prompt_id", "question_id"),
 }
 READERS = {".parquet": "read_parquet(?)", ".csv": "read_csv(?)", ".jsonl": "read_json(?)", ".json": "read_json(?)"}
 MIRRORED = {"a": "b", "b": "a"}
@@ -23,12 +24,13 @@ MIRRORED = {"a": "b", "b": "a"}
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What one annotator said about one item; ``group`` is "" where annotators are of one kind."""
+    """What one annotator said about one item; ``group`` is "" of annotators of one kind, ``prompt`` where not known."""
 
     item: str
     annotator: str
     label: str
     group: str
+    prompt: str = ""
 
 
 def read_labels(path: Path, columns: Mapping[str, str], where: str | None = None) -> tuple[list[Label], int]:
@@ -98,7 +100,15 @@ def in_item_order(rows: Sequence[Mapping[str, str | None]]) -> list[Label]:
     for row, item, (first, second) in zip(rows, items, sides, strict=True):
         label = str(row["label"])
         label = MIRRORED.get(label, label) if both_orders and first > second else label
-        labels.append(Label(item=item, annotator=str(row["annotator"]), label=label, group=row["group"] or ""))
+        labels.append(
+            Label(
+                item=item,
+                annotator=str(row["annotator"]),
+                label=label,
+                group=row["group"] or "",
+                prompt=row.get("prompt") or "",
+            )
+        )
     return labels
 
 

@@ -9,12 +9,20 @@ from annotate_app.commands.options import table
 def agreement_text(figures: Mapping[str, Any]) -> str:
     """The main figure first, then what stands beside it."""
     agreed, pairs = figures["agreeing_pairs"]
+
+    def beside(name: str) -> str:
+        return figures["undefined_figures"].get(name) or span(figures[f"{name}_interval"])
+
     rows = [
         ("Krippendorff's alpha, nominal", number(figures["krippendorff_alpha"]), span(figures["krippendorff_alpha_interval"])),
-        ("Krippendorff's alpha, ordinal (a, tie, b)", number(figures["krippendorff_alpha_ordinal"]), ""),
+        (
+            "Krippendorff's alpha, ordinal (a, tie, b)",
+            number(figures["krippendorff_alpha_ordinal"]),
+            beside("krippendorff_alpha_ordinal"),
+        ),
         ("pairs of annotators that agree", number(figures["pairwise_agreement"]), f"{agreed} of {pairs}"),
-        ("Fleiss' kappa", number(figures["fleiss_kappa"]), ""),
-        ("Gwet's AC1", number(figures["gwet_ac1"]), ""),
+        ("Fleiss' kappa", number(figures["fleiss_kappa"]), beside("fleiss_kappa")),
+        ("Gwet's AC1", number(figures["gwet_ac1"]), beside("gwet_ac1")),
     ]
     kappas = sorted(figures["cohen_kappa"], key=lambda name: -figures["cohen_kappa_items"][name])
     rows += [

@@ -123,3 +123,45 @@ def test_columns_can_be_named_and_mistakes_are_explained(tmp_path):
         read_labels(path, {"item": "q", "annotator": "who", "label": "choice"}, "nonsense >")
     ran = nashloop("--input", str(tmp_path / "missing.csv"))
     assert (ran.returncode, ran.stdout) == (2, "") and ran.stderr.startswith("error: --input")
+
+
+def test_two_libraries_agree_alpha_is_fleiss_kappa_corrected_for_few_items():
+    from statsmodels.stats import inter_rater
+
+    # with n labels of each of N items, nominal alpha = kappa + (1 - kappa) / (N n): Krippendorff counts pairs without replacement
+    rng = np.random.default_rng(1)
+    truth = rng.integers(3, size=40)
+    said = [np.where(rng.random(40) < 0.6, truth, rng.integers(3, size=40)) for _ in range(3)]
+    counts = np.eye(3, dtype=int)[np.array(said)].sum(0)
+    kappa = inter_rater.fleiss_kappa(counts)
+    assert alpha(counts) == pytest.approx(kappa + (1 - kappa) / (40 * 3))
+
+
+def test_ordinal_alpha_counts_a_tie_as_half_way_and_says_what_it_cannot_take():
+    # items: a/tie and a/b would differ alike for nominal alpha; ordinal weighs a/tie less, so it is larger here
+    rows = [("1", "x", "a"), ("1", "y", "tie"), ("2", "x", "b"), ("2", "y", "b"), ("3", "x", "a"), ("3", "y", "a")]
+    figures = agreement_report(labelled(*rows))
+    assert figures["krippendorff_alpha_ordinal"] > figures["krippendorff_alpha"]
+    assert figures["undefined_figures"] == {}
+    other = agreement_report(labelled(*rows, ("4", "x", "both_bad"), ("4", "y", "a"), ("4", "z", "a")))
+    assert other["krippendorff_alpha_ordinal"] is None
+    assert "also both_bad" in other["undefined_figures"]["krippendorff_alpha_ordinal"]
+    assert other["fleiss_kappa"] is None and "2 to 3" in other["undefined_figures"]["fleiss_kappa"]
+
+
+def test_pairs_of_one_prompt_are_drawn_together():
+    # ten prompts of eight items that are all alike within a prompt: as good as ten items, not eighty
+    rng = np.random.default_rng(2)
+    alike = rng.random(10) < 0.6
+    rows = [
+        Label(item=f"{p}-{i}", annotator=who, label="a" if who == "x" or alike[p] else "b", group="", prompt=prompt)
+        for p in range(10)
+        for i in range(8)
+        for who in ("x", "y")
+        for prompt in [f"p{p}"]
+    ]
+    together = agreement_report(rows)
+    apart = agreement_report([Label(item=r.item, annotator=r.annotator, label=r.label, group="") for r in rows])
+    assert (together["num_prompts"], apart["num_prompts"]) == (10, 80)
+    widths = [np.diff(figures["pairwise_agreement_interval"])[0] for figures in (together, apart)]
+    assert widths[0] / widths[1] == pytest.approx(np.sqrt(8), rel=0.2)
