@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from annotate_app.candidates import pair_scores
 from annotate_app.context import AppContext
 from annotate_app.job_setup import OPTION_NAMES
-from annotate_app.pair_selection import Pair, bald
+from annotate_app.pair_selection import information
 from annotate_app.triggers import Facts, NextRound, has_triggers, next_round
 from storage.campaign import Campaign
 from storage.contract.settings import build_settings
@@ -101,13 +103,11 @@ class Attendant:
             return 0.0
         scores = pair_scores(self._store, self._data_dir, policy) if policy else {}
         known = [
-            bald(
-                Pair(prompt_id=row["prompt_id"], response_1_id=x, response_2_id=y, ensemble_logits=tuple(row["ensemble_logits"]))
-            )
+            row["ensemble_logits"]
             for (x, y), row in scores.items()
             if row["ensemble_logits"] and ((x, y) in waiting or (y, x) in waiting)
         ]
-        return sum(known) / len(known) if known else None
+        return float(information(np.array(known)).mean()) if known else None
 
 
 def _settings(campaign: Campaign) -> dict[str, Any]:

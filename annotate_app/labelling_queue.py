@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from annotate_app.candidates import pair_scores
-from annotate_app.pair_selection import PAIR_RULES, Pair, SelectedPair, SelectedSet, select_pairs, select_sets
+from annotate_app.pair_selection import PAIR_RULES, Pair
+from annotate_app.selection_draws import SelectedPair, SelectedSet, select_pairs, select_sets
 from storage.errors import UserError
 from storage.records import Event, Policy, Response, Task
 from storage.store import Store

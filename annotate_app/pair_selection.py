@@ -1,21 +1,20 @@
-"""Which pairs annotators are asked about, and in which order: the one place to add a pair-selection rule.
+"""Which pairs annotators are asked about: the one place to add a pair-selection rule. Pure: arrays in, scores out.
 
-A rule scores a pair; ``select_pairs`` draws pairs of each prompt without replacement, mostly in proportion to the score,
-and records the probability of every draw. The uniform share keeps that probability away from zero, so that a judgment can
-be weighted by its inverse (Des Raj's ordered estimator: each draw given the draws before it).
-
+A rule scores every pair of a pool; selection_draws.py draws pairs by these scores and records the probability of every draw.
 Selected labels train the preference model, never a policy loss directly: choosing pairs by their expected outcome moves the
 fixed point of the square-loss rules on cyclic preferences.
+Shapes: N pairs, E members of the preference model's ensemble.
 """
 
 import math
-import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import dataclass, replace
 
-UNIFORM_SHARE = 0.2
+import numpy as np
+from scipy.special import expit
+
+FLIP_RATE = 0.1  # of answers given the wrong way round, where nothing better is known
+SECONDS = 15.0  # of a label, where nothing is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,130 +26,155 @@ class Pair:
     response_2_id: str
     mean_logit: float | None = None
     ensemble_logits: tuple[float, ...] = ()
+    seconds: float = SECONDS  # that a judgment is expected to take
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedPair:
-    """A drawn pair: ``rank`` 0 is its prompt's first, ``probability`` that of this draw given its prompt's earlier ones."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Pairs as arrays: numbers of prompt and responses (N,), logits (N, E), their calibrated mean (N,) and seconds (N,).
 
-    pair: Pair
-    rank: int
-    rule: str
-    score: float | None
-    probability: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectedSet:
-    """Responses of one prompt to be ranked together; ``score`` is the sum over their pairs, ``probability`` that of the set."""
-
-    prompt_id: str
-    response_ids: tuple[str, ...]
-    rule: str
-    score: float | None
-    probability: float
-
-
-def uniform(pair: Pair) -> float:
-    """Every pair alike; needs no preference model."""
-    return 1.0
-
-
-def near_tie(pair: Pair) -> float:
-    """4 p (1 - p) of the mean prediction: 1 where the model expects a coin flip, 0 where it is sure."""
-    p = _sigmoid(_known(pair.mean_logit))
-    return 4 * p * (1 - p)
-
-
-def bald(pair: Pair) -> float:
-    """What a judgment would tell about the model, in bits: H(mean p) - mean H(p) over the ensemble (arXiv:1112.5745, Eq. 2)."""
-    if not pair.ensemble_logits:
-        raise ValueError("bald needs the logits of an ensemble")
-    probabilities = [_sigmoid(logit) for logit in pair.ensemble_logits]
-    mean = sum(probabilities) / len(probabilities)
-    return max(0.0, _entropy(mean) - sum(map(_entropy, probabilities)) / len(probabilities))
-
-
-def select_pairs(pairs: Sequence[Pair], rule: str, *, rng: random.Random, per_prompt: int) -> list[SelectedPair]:
-    """Up to ``per_prompt`` pairs of every prompt in the order to ask them: one of each prompt before any second one.
-
-    Prompts are shuffled anew within each rank, so that labels spread over prompts wherever labelling stops.
+    Where no model has scored all pairs, E is 0 and means are not numbers.
     """
-    by_prompt: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_prompt[pair.prompt_id].append(pair)
-    ranks: list[list[SelectedPair]] = [[] for _ in range(per_prompt)]
-    for of_prompt in by_prompt.values():
-        for selected in _draw(of_prompt, rule, rng, per_prompt):
-            ranks[selected.rank].append(selected)
-    for of_rank in ranks:
-        rng.shuffle(of_rank)
-    return [selected for of_rank in ranks for selected in of_rank]
+
+    prompt: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    mean: np.ndarray
+    ensemble: np.ndarray
+    seconds: np.ndarray
+    flip_rate: float = FLIP_RATE
+
+    def __len__(self) -> int:
+        return len(self.prompt)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether an ensemble has an opinion of every pair."""
+        return self.ensemble.shape[1] > 0
 
 
-def select_sets(pairs: Sequence[Pair], rule: str, *, rng: random.Random, size: int) -> list[SelectedSet]:
-    """For every prompt one set of ``size`` responses (all of them where there are fewer), prompts in random order.
-
-    ``pairs`` are all pairs of each prompt's responses. A set is drawn like a pair, by the sum of its pairs' scores.
-    """
-    by_prompt: dict[str, list[Pair]] = defaultdict(list)
-    for pair in pairs:
-        by_prompt[pair.prompt_id].append(pair)
-    sets = [_draw_set(prompt_id, of_prompt, rule, rng, size) for prompt_id, of_prompt in by_prompt.items()]
-    rng.shuffle(sets)
-    return sets
-
-
-def _draw_set(prompt_id: str, pairs: list[Pair], rule: str, rng: random.Random, size: int) -> SelectedSet:
-    score_of = {frozenset((pair.response_1_id, pair.response_2_id)): PAIR_RULES[rule](pair) for pair in pairs}
-    responses = dict.fromkeys(i for pair in pairs for i in (pair.response_1_id, pair.response_2_id))
-    sets = list(combinations(responses, min(size, len(responses))))
-    scores = [sum(score_of[frozenset(two)] for two in combinations(chosen, 2)) for chosen in sets]
-    probabilities = _probabilities(scores)
-    index = rng.choices(range(len(sets)), probabilities)[0]
-    stored_score = None if PAIR_RULES[rule] is uniform else scores[index]
-    return SelectedSet(
-        prompt_id=prompt_id, response_ids=sets[index], rule=rule, score=stored_score, probability=probabilities[index]
+def build_pool(pairs: Sequence[Pair], *, flip_rate: float = FLIP_RATE) -> Pool:
+    """The pairs in their order; without logits if no ensemble has scored one of them."""
+    prompts, responses = {}, {}
+    sizes = {len(pair.ensemble_logits) for pair in pairs}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    ensemble = [pair.ensemble_logits if size else () for pair in pairs]
+    return Pool(
+        prompt=np.array([prompts.setdefault(pair.prompt_id, len(prompts)) for pair in pairs], dtype=int),
+        first=np.array([responses.setdefault(pair.response_1_id, len(responses)) for pair in pairs], dtype=int),
+        second=np.array([responses.setdefault(pair.response_2_id, len(responses)) for pair in pairs], dtype=int),
+        mean=np.array([math.nan if pair.mean_logit is None else pair.mean_logit for pair in pairs], dtype=float),
+        ensemble=np.array(ensemble, dtype=float).reshape(len(pairs), size),
+        seconds=np.array([pair.seconds for pair in pairs], dtype=float),
+        flip_rate=flip_rate,
     )
 
 
-def _draw(pairs: list[Pair], rule: str, rng: random.Random, count: int) -> list[SelectedPair]:
-    left = [(pair, PAIR_RULES[rule](pair)) for pair in pairs]
-    drawn = []
-    for rank in range(min(count, len(pairs))):
-        probabilities = _probabilities([score for _, score in left])
-        index = rng.choices(range(len(left)), probabilities)[0]
-        pair, score = left.pop(index)
-        stored_score = None if PAIR_RULES[rule] is uniform else score
-        drawn.append(SelectedPair(pair=pair, rank=rank, rule=rule, score=stored_score, probability=probabilities[index]))
-    return drawn
+def uniform(pool: Pool) -> np.ndarray:
+    """Every pair alike; needs no preference model."""
+    return np.ones(len(pool))
 
 
-def _probabilities(scores: list[float]) -> list[float]:
-    total = sum(scores)
-    if total <= 0:  # no pair stands out
-        return [1 / len(scores)] * len(scores)
-    return [UNIFORM_SHARE / len(scores) + (1 - UNIFORM_SHARE) * (score / total) for score in scores]
-
-
-def _known(logit: float | None) -> float:
-    if logit is None:
+def near_tie(pool: Pool) -> np.ndarray:
+    """4 p (1 - p) of the mean prediction: 1 where the model expects a coin flip, 0 where it is sure."""
+    if np.isnan(pool.mean).any():
         raise ValueError("this rule needs the preference model's logit of every pair")
-    return logit
+    p = expit(pool.mean)
+    return 4 * p * (1 - p)
 
 
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+def bald(pool: Pool) -> np.ndarray:
+    """What an answer would tell about the model, in bits, if some are given the wrong way round (ALGORITHMS: flip-aware BALD)."""
+    return information(_scored(pool).ensemble, flip_rate=pool.flip_rate)
 
 
-def _entropy(p: float) -> float:
-    return -sum(x * math.log2(x) for x in (p, 1 - p) if x > 0)
+def double_thompson(pool: Pool) -> np.ndarray:
+    """Chance that two members of the ensemble name these two as the best of their prompt (arXiv:2411.01493, EnnEETS).
+
+    A member's best response has the highest mean logit against the others in the pool.
+    """
+    num = int(max(_scored(pool).first.max(), pool.second.max())) + 1
+    value, meets, prompt_of = np.zeros((num, pool.ensemble.shape[1])), np.zeros((num, 1)), np.zeros(num, dtype=int)
+    for side, sign in ((pool.first, 1.0), (pool.second, -1.0)):
+        np.add.at(value, side, sign * pool.ensemble)
+        np.add.at(meets, side, 1.0)
+        prompt_of[side] = pool.prompt
+    value /= np.maximum(meets, 1.0)
+    highest = np.full((int(pool.prompt.max()) + 1, value.shape[1]), -np.inf)
+    np.maximum.at(highest, prompt_of, value)
+    named = value >= highest[prompt_of]  # several where they tie
+    tied = np.zeros(highest.shape)
+    np.add.at(tied, prompt_of, named.astype(float))
+    share = (named / tied[prompt_of]).mean(1)
+    return 2 * share[pool.first] * share[pool.second]
 
 
-PairRule = Callable[[Pair], float]
-PAIR_RULES: dict[str, PairRule] = {"random": uniform, "near_tie": near_tie, "bald": bald}
-SELECTIONS = {  # the rules in words
+def d_optimal(pool: Pool) -> np.ndarray:
+    """log(1 + p (1 - p) v), v the variance of the pair's logit over the ensemble: how much an answer shrinks the model's
+    uncertainty volume (arXiv:2502.04354). The scores file has no features, so the ensemble's logits stand in for them."""
+    p, size = expit(_scored(pool).mean), pool.ensemble.shape[1]
+    return np.log1p(p * (1 - p) * pool.ensemble.var(1) * size / max(size - 1, 1))
+
+
+def information_per_second(pool: Pool) -> np.ndarray:
+    """Flip-aware BALD for each second that a judgment of the pair is expected to take."""
+    return bald(pool) / pool.seconds
+
+
+def information(ensemble: np.ndarray, *, flip_rate: float = 0.0) -> np.ndarray:
+    """(N, E) logits -> (N,) bits: H(mean p) - mean H(p) over the ensemble (arXiv:1112.5745, Eq. 2), answers flipped at a rate."""
+    p = (1 - 2 * flip_rate) * expit(ensemble) + flip_rate
+    return np.maximum(_entropy(p.mean(1)) - _entropy(p).mean(1), 0.0)
+
+
+def expect_answer(pool: Pool, index: int) -> Pool:
+    """The pool as it looks once pair ``index`` is answered, whatever the answer: the ensemble draws closer around its mean.
+
+    The answer counts as an observation of the logit with variance 1 / (p (1 - p)) after flips; deviations from the mean are
+    multiplied by the square root of the updated covariance (rank one).
+    """
+    size = pool.ensemble.shape[1]
+    if size < 2:
+        return pool
+    centre = pool.ensemble.mean(1, keepdims=True)
+    deviation = (pool.ensemble - centre) / np.sqrt(size - 1)
+    direction = deviation[index]
+    length = float(direction @ direction)
+    if length <= 0:
+        return pool
+    p = float(expit(pool.mean[index]))
+    seen = (1 - 2 * pool.flip_rate) * p + pool.flip_rate  # the chance of the answer, and below what it tells of the logit
+    precision = ((1 - 2 * pool.flip_rate) * p * (1 - p)) ** 2 / (seen * (1 - seen))
+    shrink = (1 - 1 / np.sqrt(1 + precision * length)) / length
+    deviation = deviation - shrink * np.outer(deviation @ direction, direction)
+    return replace(pool, ensemble=centre + deviation * np.sqrt(size - 1))
+
+
+def _scored(pool: Pool) -> Pool:
+    if not pool.is_scored:
+        raise ValueError("this rule needs the logits of an ensemble for every pair")
+    return pool
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    p = np.clip(p, 1e-12, 1 - 1e-12)
+    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+
+PairRule = Callable[[Pool], np.ndarray]
+PAIR_RULES: dict[str, PairRule] = {
+    "random": uniform,
+    "near_tie": near_tie,
+    "bald": bald,
+    "double_thompson": double_thompson,
+    "d_optimal": d_optimal,
+    "information_per_second": information_per_second,
+}
+SELECTIONS = {  # what the queue can do, in words
     "random": "random",
     "near_tie": "near ties: pairs the preference model cannot decide",
     "bald": "disagreement: pairs its ensemble disagrees on",
+    "double_thompson": "contenders: pairs that members of its ensemble take for the best",
+    "d_optimal": "uncertainty: pairs whose answer shrinks it most",
+    "information_per_second": "disagreement for each second that a pair takes",
 }

@@ -11,6 +11,7 @@ from annotate_app.commands.bench_export import export
 from annotate_app.commands.bench_gate import gate
 from annotate_app.commands.bench_label import label
 from annotate_app.commands.bench_live import live
+from annotate_app.commands.bench_selection import selection
 from annotate_app.commands.bench_trust import trust
 from annotate_app.commands.learner import PASS_ON, bench_learner
 from annotate_app.commands.options import JsonOption, note
@@ -31,6 +32,7 @@ def _bench() -> None:
 group.command("label")(label)
 group.command("export")(export)
 group.command("live")(live)
+group.command("selection")(selection)
 group.command("trust")(trust)
 group.command("learner", context_settings=PASS_ON, add_help_option=False)(bench_learner)
 group.command("gate")(gate)

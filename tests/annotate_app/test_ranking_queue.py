@@ -8,7 +8,8 @@ from fastapi.testclient import TestClient
 
 from annotate_app.auth import issue_token
 from annotate_app.labelling_queue import QueueOptions, make_tasks
-from annotate_app.pair_selection import UNIFORM_SHARE, Pair, select_sets
+from annotate_app.pair_selection import Pair
+from annotate_app.selection_draws import UNIFORM_SHARE, select_sets
 from storage.campaign import Campaign
 from storage.records import Annotator, JudgmentInput
 from tests.annotate_app.test_candidates import NOW, add_policy
