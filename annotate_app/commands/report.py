@@ -30,8 +30,8 @@ def agreement(
 ) -> None:
     """Say how far annotators agree beyond chance.
 
-    Roles for --columns: item, annotator, label; optional group (compared with each other), prompt (intervals are over these), first
-    and second (the two sides, so that a and b mean the same in every row). Skips are left out.
+    Roles for --columns: item, annotator, label; optional group (compared with each other), prompt (intervals are over them),
+    first and second (the two sides, so that a and b mean the same in every row). Skips are left out.
     """
     from annotate_app.reports.agreement import agreement_report
     from annotate_app.reports.long_table import parse_columns, read_labels

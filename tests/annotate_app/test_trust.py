@@ -16,10 +16,14 @@ from statsmodels.stats.proportion import proportion_confint
 
 from annotate_app import trust_estimates as estimates
 from annotate_app.bench_trust import Design, coverage, detection
+from annotate_app.reports.annotators import rows_of_labels
+from annotate_app.reports.long_table import read_labels
+from annotate_app.trust import votes_of
 from annotate_app.trust_evidence import LAPSES, log_ratios, weigh_evidence
 from annotate_app.trust_votes import Votes, fit_spread, honest_chance, others_votes, own_earlier_votes
 
 ROOT = Path(__file__).parents[2]
+MT_BENCH = ROOT.parent / "shared" / "data" / "multi_annotator" / "mt_bench_votes_dev.parquet"
 CHANCES = st.floats(0.001, 0.999)
 
 
@@ -123,3 +127,14 @@ def test_the_bench_prints_its_table():
     figures = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
     assert len(figures["detection"]) == 6 and figures["detection"][0]["adversarial_found"] > 0
     assert set(figures["coverage"]) >= {"flip rate", "accuracy by consensus", "median seconds"}
+
+
+@pytest.mark.skipif(not MT_BENCH.exists(), reason="needs the public judgments in ../shared/data/multi_annotator")
+def test_nobody_of_mt_bench_is_suspected_until_their_votes_are_turned():
+    labels, _ = read_labels(MT_BENCH, {}, "annotator_kind <> 'gpt4'")
+    people, real = votes_of(rows_of_labels(labels))
+    assert len(people) == 65 and weigh_evidence(real).trusted.all()
+    busiest = people.index("author_4")
+    turned = replace(real, chose_1=real.chose_1 ^ (real.annotator == busiest))
+    evidence = weigh_evidence(turned)
+    assert np.flatnonzero(~evidence.trusted).tolist() == [busiest] and evidence.adversarial[busiest] > evidence.random[busiest]
