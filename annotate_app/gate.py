@@ -16,6 +16,7 @@ from storage.contract.report import RoundReport
 Action = Literal["promote", "hold", "reject"]
 THRESHOLD = 0.5
 MOST_VOTES = 300  # of one comparison of two policies; 1 in 6 policies that win .60 is still undecided then
+EARLY = 30  # votes of several people; with fewer, how much they differ is a guess, and so is what it still takes
 FARTHEST = 100_000  # votes that nobody will give: a forecast beyond it is none
 
 
@@ -92,7 +93,8 @@ def decide_by_votes(tallies: Sequence[Tally], *, threshold: float = THRESHOLD) -
     effect = float(cs.design_effect(*by_annotator))
     low, high = (float(bound(*(counts / effect))) for bound in (cs.lower_bound, cs.upper_bound))
     action: Action = "promote" if low > threshold else "reject" if high < threshold else "hold"
-    more = None if action != "hold" or votes == 0 else _more_needed(by_annotator, threshold)
+    is_early = effect > 1 and votes < EARLY
+    more = None if action != "hold" or votes == 0 or is_early else _more_needed(by_annotator, threshold)
     win_rate = float(counts[0] + counts[1] / 2) / votes if votes else None
     wins, ties, losses = (int(count) for count in counts)
     annotators = int((by_annotator.sum(axis=0) > 0).sum())
@@ -108,7 +110,7 @@ def decide_by_votes(tallies: Sequence[Tally], *, threshold: float = THRESHOLD) -
         threshold=threshold,
         action=action,
         more_needed=more,
-        sentence=_sentence(action, win_rate, low, high, votes, annotators, more),
+        sentence=_sentence(action, win_rate, low, high, votes, annotators, "" if is_early else _outlook(more)),
     )
 
 
@@ -142,7 +144,7 @@ def _more_needed(by_annotator: np.ndarray, threshold: float) -> int | None:
     return high - int(votes)
 
 
-def _sentence(action: Action, rate: float | None, low: float, high: float, votes: int, annotators: int, more: int | None) -> str:
+def _sentence(action: Action, rate: float | None, low: float, high: float, votes: int, annotators: int, outlook: str) -> str:
     if rate is None:
         return "No votes yet."
     people = "1 annotator" if annotators == 1 else f"{annotators} annotators"
@@ -151,5 +153,8 @@ def _sentence(action: Action, rate: float | None, low: float, high: float, votes
         return f"People prefer it: {figures}."
     if action == "reject":
         return f"People prefer the other policy: {figures}."
-    left = f"about {more} more votes at this rate" if more else "no decision in sight at this rate"
-    return f"Undecided: {figures}; {left}."
+    return f"Undecided: {figures}{outlook}."
+
+
+def _outlook(more: int | None) -> str:
+    return f"; about {more} more votes at this rate" if more else "; no decision in sight at this rate"

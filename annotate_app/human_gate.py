@@ -99,7 +99,8 @@ class Comparisons:
         fresh = [pair for pair in self._pairs(comparison) if _task_id(comparison, pair) not in known]
         if share == 0 or not fresh or num_open >= OPEN_AT_ONCE:
             return 0
-        priorities = places_among(self._store.query(_QUEUE).to_pylist(), share, after=num_open)
+        rng = random.Random(f"{comparison.opened.id} {len(known)}")
+        priorities = places_among(self._store.query(_QUEUE).to_pylist(), share, rng, after=num_open)
         now = self._clock()
         return self._store.add_tasks(
             [
@@ -159,16 +160,18 @@ def _passes(first: int, second: int) -> list[tuple[int, int]]:
     return sorted(product(range(first), range(second)), key=lambda ij: ((ij[1] - ij[0]) % max(first, second), ij[0]))
 
 
-def places_among(queue: Sequence[dict[str, Any]], share: float, *, after: int) -> Iterator[float]:
-    """Priorities of gate pairs, so that they are ``share`` of what is handed out from here on.
+def places_among(queue: Sequence[dict[str, Any]], share: float, rng: random.Random, *, after: int) -> Iterator[float]:
+    """Priorities of gate pairs, so that they are ``share`` of what is handed out from here on: one at random in every stretch.
 
     queue: priority and left (judgments still wanted) of the other pairs, highest first. ``after``: gate pairs that stand in it.
+    Every fifth pair would be told apart, and always the same of people who take turns would get it.
     """
     if not queue:
         yield from repeat(0.0)
     ends = list(accumulate(row["left"] for row in queue))
-    for index in count(after + 1):
-        before = round(index * (1 - share) / share)  # other pairs handed out before this one
+    stretch = (1 - share) / share  # other pairs for each of the gate
+    for index in count(after):
+        before = round((index + rng.random()) * stretch)  # other pairs handed out before this one
         place = min(bisect_left(ends, before), len(ends) - 1)
         yield queue[place]["priority"] + (before == 0)  # among equals the older task goes first
 

@@ -79,6 +79,13 @@ def test_the_forecast_is_the_number_of_votes_that_decides_at_the_same_rates():
     assert f"about {gate.more_needed} more votes" in gate.sentence
 
 
+def test_few_votes_of_people_who_seem_to_differ_allow_no_forecast():
+    early = decide_by_votes([Tally(wins=6), Tally(wins=2, losses=3)])
+    assert early.design_effect > 1
+    assert (early.action, early.more_needed) == ("hold", None)
+    assert early.sentence.endswith("in 11 blind votes of 2 annotators.")
+
+
 def test_a_higher_threshold_needs_more():
     assert decide_by_votes([Tally(wins=20, losses=4)]).action == "promote"
     assert decide_by_votes([Tally(wins=20, losses=4)], threshold=0.7).action == "hold"
