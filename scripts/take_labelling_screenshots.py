@@ -150,10 +150,11 @@ def labelling(campaign: Campaign, how: dict[str, Any]) -> Iterator[Page]:
             store.add_policy(make_policy(1, id="built-in", base_model=BUILT_IN))
             store.append_event(actor="pictures", kind="policy.promoted", subject="built-in")
             source = LocalServer(model_location(BUILT_IN), log=Path(scratch) / "policy-server.log", device="cpu")
-            context = replace(context, live=LiveService(store, Path(scratch), source))
-            stack.callback(context.live.close)
-            context.live.start()
-            while context.live.problem is not None:
+            service = LiveService(store, Path(scratch), source)
+            context = replace(context, live=service)
+            stack.callback(service.close)
+            service.start()
+            while service.problem is not None:
                 time.sleep(0.2)
         with serve_in_background(build_app(context)) as url, sync_playwright() as playwright:
             path = os.environ.get("NASHLOOP_CHROMIUM") or shutil.which("chromium")
