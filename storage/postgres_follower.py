@@ -6,6 +6,7 @@ A session or token revoked elsewhere is out with the next request.
 
 import json
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,15 +38,21 @@ class Follower:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._lock = threading.Lock()
+        self._asked = 0.0  # the last asking that is answered, on the monotonic clock
         self._known = Known(Accounts(), Campaign(), {})
         self._seen = dict.fromkeys([*(TABLE_OF[kind] for kind in _KINDS), "events"], 0)
 
     def known(self, last: Mapping[str, int] | None = None) -> Known:
         """What is known now. ``last``: the counters, if somebody has just read them."""
+        called = time.monotonic()
         with self._lock:
+            if last is None and self._asked > called:
+                return self._known  # somebody asked while this call waited
+            asked = self._asked if last else time.monotonic()
             now: Mapping[str, int] = last or self._server.rows(f"SELECT {COUNTERS}")[0]["counters"]
             if any(now[table] > seen for table, seen in self._seen.items()):
                 self._server.run(self._read, snapshot=True)
+            self._asked = asked
             return self._known
 
     def _read(self, transaction: Transaction) -> None:

@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from storage.tables import SCHEMAS
 BATCH = 5_000
 MEMORY = "1GB"  # for queries and what they sort; the rest stays in the file
 _PREFIX = "reading-"
+_COUNTERS = "SELECT name, last FROM counters"
 
 
 class Mirror(Database):
@@ -39,6 +41,7 @@ class Mirror(Database):
         self.connection.execute(f"SET GLOBAL memory_limit = '{MEMORY}'")
         self._seen = dict.fromkeys(SCHEMAS, 0)
         self._reading = threading.Lock()
+        self._began = 0.0  # the reading that ended last, on the monotonic clock
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -47,23 +50,29 @@ class Mirror(Database):
             yield cursor
 
     def catch_up(self) -> None:
-        """Bring in what was committed before this call."""
+        """Bring in what was committed before this call. Of those who wait meanwhile, one reads for all."""
+        called = time.monotonic()
         with self._reading:
-            last = {row["name"]: row["last"] for row in self._server.rows("SELECT name, last FROM counters")}
-            if any(last[table] != seen for table, seen in self._seen.items()):
+            if self._began > called:
+                return
+            began = time.monotonic()
+            if self._new_in(self._server.rows(_COUNTERS)):
                 self._seen = self._server.run(self._read, snapshot=True)
+            self._began = began
 
     def close(self) -> None:
         super().close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # other replicas have theirs there
+            self._folder.parent.rmdir()
 
     def _read(self, transaction: Transaction) -> dict[str, int]:
         """Append what is new, all of one moment; the last ``seq`` of each table."""
         seen = dict(self._seen)
         self.connection.begin()
         try:
-            for table, after in self._seen.items():
-                for columns, last in new_rows(transaction, table, after):
+            for table in self._new_in(transaction.rows(_COUNTERS)):
+                for columns, last in new_rows(transaction, table, seen[table]):
                     append_rows(self.connection, table, columns)
                     seen[table] = last
             self._forget(after=self._seen["events"])
@@ -72,6 +81,11 @@ class Mirror(Database):
             self.connection.rollback()
             raise
         return seen
+
+    def _new_in(self, counters: list[dict[str, Any]]) -> list[str]:
+        """The tables that have grown, in the order of SCHEMAS."""
+        last = {row["name"]: row["last"] for row in counters}
+        return [table for table, seen in self._seen.items() if last[table] > seen]
 
     def _forget(self, after: int) -> None:
         """Rows that came before their person was forgotten."""
