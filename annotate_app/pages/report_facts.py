@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from annotate_app.context import AppContext
+from annotate_app.gate import HumanGate
 from annotate_app.pages.console_text import policy_name
 from storage.errors import UserError
 from storage.records import Policy
@@ -37,6 +38,8 @@ class ReportFacts:
     policies: Mapping[str, str]  # name by id
     annotators: Mapping[str, str]  # handle by id
     circle: Circle | None
+    gate: HumanGate | None = None  # how people voted on the new policy; None where they were not asked
+    people_vote: bool = False  # and still do
 
 
 def gather_facts(context: AppContext, number: int) -> ReportFacts:
@@ -47,6 +50,7 @@ def gather_facts(context: AppContext, number: int) -> ReportFacts:
     policies = {policy.id: policy for policy in context.store.list_policies()}
     made = policies.get(round_.new_policy_id or "")
     rule = report.get("picked", {}).get("rule")
+    voted = next((found for found in context.rounds.comparisons() if made and found[0].candidate.id == made.id), None)
     return ReportFacts(
         campaign=context.campaign,
         number=number,
@@ -61,6 +65,8 @@ def gather_facts(context: AppContext, number: int) -> ReportFacts:
         policies={policy.id: _long_name(policy) for policy in policies.values()},
         annotators={annotator.id: annotator.handle for annotator in context.store.list_annotators()},
         circle=_circle(context, report.get("audit", {}).get("circle")),
+        gate=voted[1] if voted else None,
+        people_vote=voted is not None and voted[0].decided is None,
     )
 
 

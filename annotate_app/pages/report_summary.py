@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from annotate_app.gate import HumanGate
 from annotate_app.pages.console_text import interval
 from annotate_app.pages.report_facts import ReportFacts
 from annotate_app.pages.report_parts import Answer, Tone
@@ -14,10 +15,11 @@ TOO_MUCH = 1.1  # of the reachable step, as in the report's own sentences
 
 
 def summarise(facts: ReportFacts) -> list[Answer]:
-    """Three answers for a round, one for a job that makes no policy."""
+    """Three answers for a round, four where people compare its policy; one for a job that makes no policy."""
     if facts.kind != "round":
         return [_without_policy(facts)]
-    return [_helped(facts), _safe(facts), _next(facts)]
+    voted = [_preferred(facts.gate)] if facts.gate else []
+    return [_helped(facts), *voted, _safe(facts), _next(facts)]
 
 
 def weak_model(report: Mapping[str, Any]) -> str | None:
@@ -74,6 +76,14 @@ def _if_only_length(evaluation: Mapping[str, Any]) -> str:
     return f" At equal length that is {interval(controlled)}: the gain may be nothing but length."
 
 
+def _preferred(gate: HumanGate) -> Answer:
+    question = "Do people prefer it?"
+    if gate.action == "hold":
+        return Answer(question=question, short="Not decided.", why=gate.sentence, tone="open")
+    won = gate.action == "promote"
+    return Answer(question=question, short="Yes." if won else "No.", why=gate.sentence, tone="good" if won else "bad")
+
+
 def _safe(facts: ReportFacts) -> Answer:
     question, report = "Is it safe to promote?", facts.report
     evaluation = report.get("evaluation", {})
@@ -85,7 +95,8 @@ def _safe(facts: ReportFacts) -> Answer:
     doubts = _doubts(report)
     if doubts:
         return Answer(question=question, short="With care.", why=f"Its limits hold, but {'; '.join(doubts)}.", tone="open")
-    why = f"{_limits_kept(facts)} This is the preference model's view: a blind comparison by people is the stronger evidence."
+    stronger = "what people prefer" if facts.gate else "a blind comparison by people"
+    why = f"{_limits_kept(facts)} This is the preference model's view: {stronger} is the stronger evidence."
     return Answer(question=question, short="Yes, its limits hold.", why=why, tone="good")
 
 
@@ -134,6 +145,16 @@ def _what_next(facts: ReportFacts) -> tuple[str, str, Tone]:
         return "Change the settings.", "Leave this policy unpromoted, do what the line above says and run the round again.", "bad"
     if weak:
         return "Collect more judgments.", f"{_capital(weak)}. Label more pairs before the next round.", "open"
+    if facts.people_vote and facts.gate and facts.gate.action == "hold" and facts.made_status == "candidate":
+        return "Wait for people's votes.", "They compare its responses with the serving policy's, among other pairs.", "open"
+    if facts.gate and facts.gate.action == "promote" and facts.made_status == "candidate":
+        return "Promote it.", "People prefer it. Its responses are the next pairs to label.", "good"
+    if facts.gate and facts.gate.action == "reject":
+        return (
+            "Keep the parent.",
+            "People prefer that one. Lower the step size or label more pairs, and run it again.",
+            "bad",
+        )
     if _is_worse(report.get("evaluation", {})):
         return "Keep the parent.", "Lower the step size or the learning rate, or label more pairs, and run it again.", "bad"
     if facts.made_status == "serving":

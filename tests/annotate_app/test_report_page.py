@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from annotate_app.auth import issue_token
+from annotate_app.gate import Tally, decide_by_votes
 from annotate_app.pages.report_facts import Circle, ReportFacts
 from annotate_app.pages.report_html import report_page
 from annotate_app.pages.report_pictures import circle, intervals
@@ -63,6 +64,25 @@ def test_a_clear_gain_within_limits_is_to_be_promoted():
 )
 def test_the_head_answers_what_was_measured(facts, answers):
     assert said(facts) == answers
+
+
+@pytest.mark.parametrize(
+    ("wins", "losses", "status", "answers"),
+    [
+        (6, 4, "candidate", ["Not decided.", "Wait for people's votes."]),
+        (12, 0, "candidate", ["Yes.", "Promote it."]),
+        (0, 12, "retired", ["No.", "Keep the parent."]),
+        (6, 4, "serving", ["Not decided.", "Label its responses."]),
+    ],
+)
+def test_what_people_voted_is_told_and_comes_before_what_the_model_expects(wins, losses, status, answers):
+    gate = decide_by_votes([Tally(wins=wins, losses=losses)])
+    helped, preferred, safe, after = summarise(replace(FACTS, gate=gate, people_vote=True, made_status=status))
+    assert [preferred.short, after.short] == answers
+    assert f"in {wins + losses} blind votes" in preferred.why
+    assert helped.short == "Yes." and "what people prefer is the stronger evidence" in safe.why
+    if answers == ["Not decided.", "Wait for people's votes."]:  # until all pairs are judged
+        assert summarise(replace(FACTS, gate=gate, people_vote=False))[-1].short == "Promote it."
 
 
 def test_a_gain_of_a_model_no_better_than_coins_is_not_believed():
