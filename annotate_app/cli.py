@@ -14,6 +14,7 @@ from annotate_app.commands import (
     annotators,
     bench,
     campaign,
+    crowd,
     doctor,
     learner,
     migrate,
@@ -49,6 +50,7 @@ app.command("rules")(learner.rules)
 app.add_typer(report.group, name="report")
 app.add_typer(bench.group, name="bench")
 app.add_typer(annotators.group, name="annotators")
+app.add_typer(crowd.group, name="crowd")
 app.add_typer(people.users, name="users")
 app.add_typer(people.tokens, name="tokens")
 people.users.command("sign-out")(accounts.sign_out)

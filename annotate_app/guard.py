@@ -24,7 +24,7 @@ from annotate_app.uploads import announced_too_much, body_limit, limited, too_mu
 from storage.store import Store
 
 PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/metrics", "/manifest.json", "/favicon.ico", "/robots.txt")
-PUBLIC_PREFIXES = ("/ui/", "/sign-in/oidc")
+PUBLIC_PREFIXES = ("/ui/", "/join/", "/sign-in/oidc")
 RESEARCH_PREFIX = "/console"
 API_PREFIX = "/api/"
 # What Gradio serves and nothing here needs: editing itself, recordings, proxying, server functions, a second sign-in.

@@ -11,9 +11,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.sessions import SessionMiddleware
 
-from annotate_app import csrf, metrics, oidc
+from annotate_app import csrf, metrics
 from annotate_app.api import account as account_api
-from annotate_app.api import browse, campaign, gates, history, labelling, live, messages, reports, research
+from annotate_app.api import browse, campaign, crowd, gates, history, labelling, live, messages, reports, research
 from annotate_app.api.errors import add_error_handlers, error_response
 from annotate_app.auth import PRINCIPAL
 from annotate_app.context import AppContext
@@ -48,10 +48,15 @@ def build_app(context: AppContext, *, pages: bool = True) -> FastAPI:
     app.include_router(browse.build_api(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(account_api.build_router(context), prefix="/api/v1", dependencies=bearer)
     app.include_router(browse.build_pages(context))
+    app.include_router(crowd.build_router(context), prefix="/api/v1", dependencies=bearer)
+    app.include_router(crowd.build_pages(context))
     app.include_router(account_api.build_pages(context))
     app.add_api_route("/api/{path:path}", _no_such_route, methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
     app.include_router(sign_in.build_router(context))
-    app.include_router(oidc.build_router(context))
+    if context.security.oidc is not None:
+        from annotate_app import oidc  # authlib is not waited for where nobody uses it
+
+        app.include_router(oidc.build_router(context))
     app.include_router(account.build_router(context))
     _add_operations(app, context, request_metrics)
     _add_files(app)

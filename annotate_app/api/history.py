@@ -11,6 +11,7 @@ from annotate_app.api.people import AnnotatorId
 from annotate_app.api.shown import judgment_json, prompt_json, responses_json
 from annotate_app.auth import Principal, require
 from annotate_app.context import AppContext
+from annotate_app.crowd_platform import study_of
 from storage.records import VERDICTS, Judgment, Verdict
 from storage.tables import from_row, messages_of
 
@@ -35,7 +36,15 @@ def build_router(context: AppContext) -> APIRouter:
         newest = next(iter(store.list_rounds()), None)
         spent = store.budget_spent()
         left = {"remaining": 0} if spent else {}
-        return row | left | {"preparing": newest is not None and newest.status == "running", "budget_reached": spent}
+        study = study_of(store, annotator_id)
+        if study is not None:
+            left = {"remaining": min(row["remaining"], max(0, study[0].labels - study[1]))} | left
+        return (
+            row
+            | left
+            | {"study": None if study is None else {"labels": study[0].labels, "done": study[1]}}
+            | {"preparing": newest is not None and newest.status == "running", "budget_reached": spent}
+        )
 
     @router.get("/me/judgments")
     def judgments(

@@ -342,7 +342,7 @@ class Labelling {
   }
 
   #away({ problem = null }) {
-    paintAway(this.find, { problem, preparing: this.progress.preparing, doneToday: this.progress.done_today, live: this.live });
+    paintAway(this.find, { problem, preparing: this.progress.preparing, doneToday: this.progress.done_today, live: this.live, study: this.progress.study });
     this.find("away-live")?.addEventListener("click", () => this.openLive());
     this.#setState("away");
   }

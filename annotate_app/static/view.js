@@ -189,11 +189,12 @@ export function describe({ verdict, strength, ranking }) {
 }
 
 /** Nothing to judge: why, and that the page will fill by itself. */
-export function paintAway(find, { preparing, problem, doneToday, live }) {
+export function paintAway(find, { preparing, problem, doneToday, live, study }) {
   const kind = problem ? "problem" : preparing ? "preparing" : "done";
   const today = doneToday && !problem ? `<p class="today">${t("away.today", { number: doneToday })}</p>` : "";
   const own = live && !problem ? `<button type="button" class="primary" id="away-live">${t("live.open")} ${key("P")}</button>` : "";
-  find("away").innerHTML = `<div class="mark" aria-hidden="true">${{ problem: "⋯", preparing: "◔", done: "✓" }[kind]}</div><h2></h2><p class="line"></p>${today}${own}`;
+  const code = study && !problem ? `<p><a class="primary" href="/completion">${t("crowd.code")}</a></p>` : "";
+  find("away").innerHTML = `<div class="mark" aria-hidden="true">${{ problem: "⋯", preparing: "◔", done: "✓" }[kind]}</div><h2></h2><p class="line"></p>${today}${code}${own}`;
   find("away").querySelector("h2").textContent = t(`away.${kind}`);
   find("away").querySelector(".line").textContent = t(`away.${kind}_line`, { why: problem });
 }
