@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from online_learner.round import run_job
 from storage.campaign import Campaign
 from storage.contract.schemas import JUDGMENTS, PROMPTS, RESPONSES
 from storage.contract.sealing import read_manifest
@@ -19,6 +20,7 @@ from storage.imports import import_judgments
 from storage.records import JudgmentInput
 from storage.round_export import build_lineage, export_job
 from tests.storage.builders import fill, judge, make_policy, make_prompt, make_response, make_task
+from tests.storage.test_rankings import add_rankings, rank
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "online_learner" / "tiny_policy"
@@ -226,3 +228,20 @@ def test_the_learner_runs_an_exported_job(store, tmp_path, kind):
         made = pq.read_table(artifact / "responses.parquet").to_pylist()
         assert sorted(row["prompt_id"] for row in made) == sorted([*tables["prompts"], *tables["prompts"]])  # two each
         assert {row["policy_id"] for row in made} == {"policy0"}
+
+
+@pytest.mark.skipif(not (TINY / "model.safetensors").exists(), reason=f"no built-in model at {TINY}")
+def test_the_learner_counts_a_ranking_once(tmp_path):
+    """Four rankings of four responses are exported as 24 pairs and read as four observations."""
+    store = open_store()
+    add_rankings(store, num_tasks=4)
+    for _ in range(4):
+        rank(store, "ann0", (("d",), ("a", "c"), ("b",)))
+    settings = build_settings({"device": "cpu", "preference": {"models": ["plackett_luce"], "min_judgments": 4, "num_heads": 2}})
+    job_dir = tmp_path / "jobs" / "0001-fit"
+    export_job(store, job_dir, settings, kind="fit", number=1, policy_id="policy0", base_model=str(TINY))
+    store.close()
+    report = json.loads((run_job(job_dir) / "report.json").read_text())
+    assert report["data"]["num_judgments"] == 24
+    assert (report["preference"]["selected"], report["preference"]["num_rankings"]) == ("plackett_luce", 4)
+    assert (report["preference"]["num_decided"], report["preference"]["num_ties"]) == (20, 4)
