@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import linprog, minimize
-from statsmodels.api import WLS
 
 from annotate_app.style_control import Estimate, Strengths, Votes, Z, connected
 from annotate_app.trust_estimates import share
@@ -77,6 +76,8 @@ def strengths_of_rates(rates: Rates) -> Strengths | None:
         design[row, policies.index(policy)] += 1
         design[row, policies.index(opponent)] -= 1
     weights: Any = 1 / errors**2
+    from statsmodels.api import WLS  # seconds: the app starts without it
+
     fitted = WLS(means, design[:, 1:], weights=weights).fit(cov_type="fixed scale")
     k = len(policies)
     logits, covariance = np.zeros(k), np.zeros((k, k))

@@ -8,16 +8,15 @@ One tie is added for every pair of policies that met and for every effect, so th
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import norm
-from statsmodels.api import GLM, families
 
 FEATURES = ("length", "headers", "lists", "bold")  # characters, and Markdown of which there are so many
 LEAST_PER_PARAMETER = 10  # votes; fewer tell nothing about style
 FEW_ANNOTATORS = 5  # below, votes of one prompt are taken as alike instead of votes of one annotator
-Z = float(norm.ppf(0.975))
+Z = NormalDist().inv_cdf(0.975)
 Estimate = dict[str, float]
 
 _CODE = re.compile(r"```.*?(```|\Z)", re.DOTALL)
@@ -88,6 +87,8 @@ def fit_strengths(votes: Votes, controls: Sequence[str] = ()) -> Strengths | Non
     names = ("position", *controls)
     design, ties = _design(votes, inside, policies, controls)
     scores = np.concatenate([votes.score[inside], np.full(len(ties), 0.5)])
+    from statsmodels.api import GLM, families  # seconds: the app starts without it
+
     model = GLM(scores, np.concatenate([design, ties]), family=families.Binomial())
     fitted = model.fit(cov_type="cluster", cov_kwds={"groups": _groups(votes, inside, len(ties))})
     found, covariance = np.asarray(fitted.params), np.asarray(fitted.cov_params())

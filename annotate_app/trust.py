@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import betainc
 
 from annotate_app import trust_estimates as estimates
 from annotate_app.trust_evidence import THRESHOLD, Evidence, weigh_evidence
@@ -126,7 +126,7 @@ def _trust(votes: Votes, evidence: Evidence, chance: np.ndarray, k: int) -> Trus
 def _hints(person: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     gold, fast, first, alike = (person[name] for name in ("known_right", "too_fast", "first_shown_wins", "repeat_consistency"))
-    if gold and stats.beta(CLEAR_RIGHT[0] + gold[0], CLEAR_RIGHT[1] + gold[1] - gold[0]).cdf(FEWEST_RIGHT) > SURE:
+    if gold and betainc(CLEAR_RIGHT[0] + gold[0], CLEAR_RIGHT[1] + gold[1] - gold[0], FEWEST_RIGHT) > SURE:
         found.append(("known", f"Right on {gold[0]} of {gold[1]} pairs whose answer is known."))
     if fast and fast["low"] > MANY_TOO_FAST:
         found.append(("fast", f"{fast['mean']:.0%} of {fast['n']} answers came sooner than anybody can read both texts."))

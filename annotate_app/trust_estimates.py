@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
-from scipy import stats
+from scipy.special import bdtr, betaincinv
 
 LEVEL = 0.95
 TAILS = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
@@ -18,7 +19,7 @@ def share(count: float, total: int) -> Estimate | None:
     """A share with Wilson's interval; a tie may count one half."""
     if total == 0:
         return None
-    z = float(stats.norm.ppf(TAILS[1]))
+    z = NormalDist().inv_cdf(TAILS[1])
     mean, width = count / total, 1 + z**2 / total
     centre = (mean + z**2 / (2 * total)) / width
     half = z * sqrt(mean * (1 - mean) / total + z**2 / (4 * total**2)) / width
@@ -29,9 +30,8 @@ def accuracy(right: int, total: int) -> Estimate | None:
     """Posterior of how often somebody is right where the answer is known: Jeffreys' prior, Beta(1/2, 1/2)."""
     if total == 0:
         return None
-    posterior = stats.beta(right + 0.5, total - right + 0.5)
-    low, high = posterior.ppf(TAILS)
-    return {"mean": float(posterior.mean()), "low": float(low), "high": float(high), "n": total}
+    low, high = betaincinv(right + 0.5, total - right + 0.5, TAILS)
+    return {"mean": (right + 0.5) / (total + 1), "low": float(low), "high": float(high), "n": total}
 
 
 def accuracy_by_consensus(truth: np.ndarray, said: np.ndarray) -> Estimate | None:
@@ -70,7 +70,8 @@ def median_seconds(seconds: Sequence[float]) -> Estimate | None:
     if not seconds:
         return None
     ordered, n = np.sort(seconds), len(seconds)
-    outside = max(0, int(stats.binom.ppf(TAILS[0], n, 0.5)) - 1)  # as many lie below and above, at most LEVEL's rest beyond
+    below = int(np.searchsorted(bdtr(np.arange(n + 1), n, 0.5), TAILS[0]))  # the binomial quantile
+    outside = max(0, below - 1)  # as many lie below and above, at most LEVEL's rest beyond
     return {"mean": float(np.median(ordered)), "low": float(ordered[outside]), "high": float(ordered[n - 1 - outside]), "n": n}
 
 

@@ -50,6 +50,13 @@ def test_the_command_line_starts_without_torch_and_gradio():
     assert shown.stdout.strip() == "[]"
 
 
+def test_the_app_starts_without_what_only_reports_and_providers_need():
+    late = ["scipy.stats", "statsmodels", "pandas", "authlib"]
+    code = f"import annotate_app.web, sys; print([m for m in {late} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
 def test_the_rule_table_is_read_without_torch():
     code = "import online_learner.update_rules, sys; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
