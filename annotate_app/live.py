@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from annotate_app.adapter_check import check_adapter
 from annotate_app.policy_server import BASE_NAME, Messages, Piece, PolicyServer, PolicyServerDown, Refused
 from storage.contract.settings import GenerationSettings, build_settings
 from storage.errors import UserError
@@ -175,7 +176,9 @@ class LiveService:
             name = f"policy-{policy.number}-{(policy.adapter_sha256 or policy.id)[:12]}"
         if name not in models:
             self._checked.pop(name, None)
-            server.load(name, self._data_dir / str(policy.adapter_path))
+            path = str(policy.adapter_path)
+            check_adapter(self._data_dir, number=policy.number, path=path, sha256_kept=policy.adapter_sha256)
+            server.load(name, self._data_dir / path)
         if name not in self._checked:
             server.warm_up(name)
             difference = canary(server, name, self._store, policy)

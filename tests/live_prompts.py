@@ -14,7 +14,7 @@ from annotate_app.rounds import RoundService
 from online_learner.generation.transformers_backend import sample_with_transformers
 from online_learner.policy.adapters import PolicyScorer, TrainedAdapter, adapter_deltas
 from online_learner.policy.base_model import load_base_model, tokenise_prompt
-from storage.contract.sealing import sha256
+from storage.contract.sealing import seal_dir, sha256
 from storage.contract.settings import GenerationSettings
 from tests.storage.builders import make_policy, make_prompt, make_response
 
@@ -39,7 +39,9 @@ def live_context(context, base, server, tmp_path):
     store = context.store
     store.add_policy(replace(make_policy(), id="base", number=9, base_model=BUILT_IN))  # number 0 is the fixture's
     adapter = tmp_path / "artifacts" / "0001-round" / "adapter"
-    make_adapter(base, adapter, seed=1)
+    make_adapter(base, tmp_path / "build" / "adapter", seed=1)
+    adapter.parent.parent.mkdir()
+    seal_dir(tmp_path / "build", adapter.parent, kind="round", number=1)
     facts = {"adapter_path": str(adapter.relative_to(tmp_path)), "adapter_sha256": sha256(adapter / "adapter_model.safetensors")}
     store.add_policy(make_policy(1, id="one", base_model=BUILT_IN, parent_id="base", **facts))
     store.add_prompts([make_prompt("season", text=QUESTION)])

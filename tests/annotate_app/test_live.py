@@ -109,7 +109,7 @@ def test_a_promoted_policy_answers_the_next_prompt_after_its_canary(client, live
 def test_a_policy_that_the_server_answers_otherwise_is_not_promoted(live_context, server):
     store = live_context.store
     one = store.get_policy("one")
-    store.add_policy(replace(one, id="two", number=2, adapter_sha256="f" * 64))
+    store.add_policy(replace(one, id="two", number=2))
     wrong = [replace(r, id=f"two-{r.id}", policy_id="two") for r in store.list_responses(policy_id="base", role="candidate")]
     store.add_responses(wrong)  # the base policy's log-probabilities, told as this adapter's
     with pytest.raises(UserError, match=r"otherwise than policy 2.*nats a token"):
