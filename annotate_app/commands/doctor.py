@@ -24,14 +24,16 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Check that the data directory opens and that everything in it is whole; exit code 1 if something is wrong."""
+    from annotate_app.databases import database_url
     from annotate_app.server import DATABASE, find_running
 
+    url = database_url(data, None)
     if mend:
-        return _repair(data / DATABASE, as_json=as_json)
+        return _mend_server(url, as_json=as_json) if url else _repair(data / DATABASE, as_json=as_json)
     running = find_running(data)
-    checks = [] if running else _examine_closed(data / DATABASE)
+    checks = [_examine_server(url)] if url else [] if running else _examine_closed(data / DATABASE)
     if all(check.ok for check in checks):
-        checks += _ask_the_app(data, with_contents=running is not None)
+        checks += _ask_the_app(data, with_contents=running is not None or url is not None)
     checks.append(_check_disk(data))
     ok = all(check.ok for check in checks)
     text = "\n".join(f"{'ok  ' if check.ok else 'BAD '} {check.name}: {check.detail}" for check in checks)
@@ -51,6 +53,27 @@ def _repair(database: Path, *, as_json: bool) -> None:
         report({"repaired": False}, "Nothing is damaged; nothing was changed.", as_json=as_json)
         return
     report({"repaired": True} | asdict(done), done.text(), as_json=as_json)
+
+
+def _examine_server(url: str) -> Check:
+    """PostgreSQL looks after its rows itself; whether what we derive from them is right is for us to see."""
+    from annotate_app.commands.migrate import open_server
+    from storage.postgres_checks import check_places
+
+    with open_server(url) as server:
+        return check_places(server)
+
+
+def _mend_server(url: str, *, as_json: bool) -> None:
+    from annotate_app.commands.migrate import open_server
+    from storage.postgres_checks import check_places, mend_places
+
+    with open_server(url) as server:
+        wrong = check_places(server)
+        if not wrong.ok:
+            mend_places(server)
+    text = "Nothing is damaged; nothing was changed." if wrong.ok else f"Made the queue anew from the records ({wrong.detail})."
+    report({"repaired": not wrong.ok}, text, as_json=as_json)
 
 
 def _examine_closed(database: Path) -> list[Check]:

@@ -40,7 +40,7 @@ def _to_postgres(data: Path, url: str) -> tuple[dict[str, int], str]:
 
     if database_url(data, None) is not None:
         raise UserError(f"{data} is in PostgreSQL already. Move it into a file first: nashloop migrate --to duckdb --data {data}")
-    with _server(url) as server:
+    with open_server(url) as server:
         from storage.postgres_transfer import move_to_postgres
 
         moved = move_to_postgres(data / DATABASE, server)
@@ -60,7 +60,7 @@ def _to_duckdb(data: Path) -> tuple[dict[str, int], str]:
     url = database_url(data, None)
     if url is None:
         raise UserError(f"{data} is in a DuckDB file already. There is nothing to move.")
-    with _server(url) as server:
+    with open_server(url) as server:
         from storage.postgres_transfer import move_to_duckdb
 
         moved = move_to_duckdb(server, data / DATABASE)
@@ -72,7 +72,7 @@ def _to_duckdb(data: Path) -> tuple[dict[str, int], str]:
 
 
 @contextmanager
-def _server(url: str) -> Iterator[Any]:
+def open_server(url: str) -> Iterator[Any]:
     """The server with its tables made, closed at the end of the block."""
     try:
         from storage.postgres_connection import Server

@@ -42,9 +42,15 @@ def restore(
     as_json: JsonOption = False,
 ) -> None:
     """Put a backup in the database's place and bring back what came later; stop the app first. The files before are kept."""
+    from annotate_app.databases import database_url
     from annotate_app.server import DATABASE
     from storage.repair import restore as put_back
 
+    if database_url(data, None) is not None:
+        raise UserError(
+            f"{data} is in PostgreSQL. Restore the backup into another --data, then move that into an empty database with"
+            " nashloop migrate; or use the server's own backups."
+        )
     if not data.is_dir():
         raise UserError(f"--data {data} does not exist. Create the directory, or name the one that was backed up.")
     done = put_back(data / DATABASE, file, exactly=exactly)
