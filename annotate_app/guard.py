@@ -20,10 +20,12 @@ from annotate_app.auth import PRINCIPAL, Principal, authenticate
 from annotate_app.csrf import carries_token
 from annotate_app.pages.small import forbidden_page
 from annotate_app.rate_limits import Rate
+from annotate_app.security_settings import is_loopback
 from annotate_app.uploads import announced_too_much, body_limit, limited, too_much
 from storage.store import Store
 
-PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/metrics", "/manifest.json", "/favicon.ico", "/robots.txt")
+PUBLIC = ("/sign-in", "/sign-out", "/healthz", "/readyz", "/manifest.json", "/favicon.ico", "/robots.txt")
+METRICS = "/metrics"  # numbers of a campaign: for programs on this machine, and tokens of scope research
 PUBLIC_PREFIXES = ("/ui/", "/join/", "/sign-in/oidc")
 RESEARCH_PREFIX = "/console"
 API_PREFIX = "/api/"
@@ -91,6 +93,8 @@ def refusal(request: Request, who: Principal | None, key: str) -> Response | Non
         return error_response(403, "This request comes from another site. Use Nashloop's own pages, or a bearer token.")
     if mutating and who and who.by_session and path != "/sign-in" and not carries_token(request, key):
         return error_response(403, "This page belongs to another sign-in. Reload it, or sign in again.")
+    if path == METRICS and (_is_on_this_machine(request) or (who is not None and who.may("research"))):
+        return None
     if path in PUBLIC or path.startswith(PUBLIC_PREFIXES):
         return None
     if who is None:
@@ -99,10 +103,10 @@ def refusal(request: Request, who: Principal | None, key: str) -> Response | Non
         return error_response(
             401, "Sign in, or send `Authorization: Bearer` with a token that is valid.", **{"WWW-Authenticate": "Bearer"}
         )
-    if (path + "/").startswith(RESEARCH_PREFIX + "/") and not who.may("research"):
+    if ((path + "/").startswith(RESEARCH_PREFIX + "/") or path == METRICS) and not who.may("research"):
         if wants_page(request):
             return forbidden_page(request.headers.get("accept-language", ""))
-        return error_response(403, "The console is for researchers.")
+        return error_response(403, "This is for researchers.")
     if CLOSED.match(path):
         return error_response(403, "This part of Gradio is closed.")
     if mutating and path.startswith("/gradio_api/"):  # the labelling page has no Gradio events, uploads or queue
@@ -110,6 +114,12 @@ def refusal(request: Request, who: Principal | None, key: str) -> Response | Non
     if mutating and who.by_session and path.startswith(API_PREFIX) and CSRF_HEADER not in request.headers:
         return error_response(403, "Requests with a session cookie need the header X-Nashloop: 1.", "X-Nashloop")
     return None
+
+
+def _is_on_this_machine(request: Request) -> bool:
+    """Whether a program here asks directly; what a proxy passes on says so."""
+    passed_on = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
+    return not passed_on and request.client is not None and is_loopback(request.client.host)
 
 
 def from_our_page(headers: Headers) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from annotate_app.rounds import learner_environment
+from annotate_app.rounds import learner_environment, own_environment
 from annotate_app.server import listen
 
 logger = logging.getLogger(__name__)
@@ -257,4 +257,4 @@ def vllm_command(python: str, model: str, port: int, *, on_cpu: bool) -> list[st
 
 def vllm_environment(key: str) -> dict[str, str]:
     defaults = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    return {**defaults, **os.environ, "VLLM_API_KEY": key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    return {**defaults, **own_environment(), "VLLM_API_KEY": key, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}

@@ -352,13 +352,14 @@ def learner_rules(python: str) -> list[dict[str, Any]]:
 
 
 def learner_environment() -> dict[str, str]:
-    """This environment, with the learner importable also where nashloop runs from its source tree.
-
-    Secrets of the app (NASHLOOP_..._SECRET, the database's address) are none of a job's business, which may run elsewhere.
-    """
+    """This environment, with the learner importable also where nashloop runs from its source tree."""
     paths = [str(learner_dir().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    own = {name: value for name, value in os.environ.items() if not APP_SECRETS.fullmatch(name)}
-    return {**own, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    return {**own_environment(), "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def own_environment() -> dict[str, str]:
+    """This environment without the app's secrets (NASHLOOP_..._SECRET, the database's address): no business of other programs."""
+    return {name: value for name, value in os.environ.items() if not APP_SECRETS.fullmatch(name)}
 
 
 def _number_of(job_dir: Path) -> int:

@@ -10,7 +10,7 @@ from annotate_app.api.people import Actor, Body, find_user
 from annotate_app.audit import read_audit
 from annotate_app.auth import require
 from annotate_app.context import AppContext
-from annotate_app.pages.audit_html import audit_page
+from annotate_app.pages.audit_html import PAGE, audit_page
 from annotate_app.sessions import end_sessions
 from storage.errors import UserError
 
@@ -54,6 +54,6 @@ def build_pages(context: AppContext) -> APIRouter:
 
     @router.get("/console/audit", response_class=HTMLResponse)
     def audit(before: int | None = None, kind: str = "") -> HTMLResponse:
-        return audit_page(read_audit(context.store, limit=200, before=before, kind=kind), kind)
+        return audit_page(read_audit(context.store, limit=PAGE, before=before, kind=kind), kind)
 
     return router

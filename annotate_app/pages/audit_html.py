@@ -14,6 +14,7 @@ from annotate_app.pages.browse_html import page
 KINDS = {"": "everything", "session.": "sign-ins", "user.": "people", "token.": "tokens", "api.": "calls"}
 KINDS |= {"campaign.": "campaign", "policy.": "policies", "round.": "jobs"}
 DATA_SHOWN = 160
+PAGE = 200  # entries
 
 
 def audit_page(entries: Sequence[Mapping[str, Any]], kind: str) -> HTMLResponse:
@@ -23,7 +24,9 @@ def audit_page(entries: Sequence[Mapping[str, Any]], kind: str) -> HTMLResponse:
         for start, name in KINDS.items()
     )
     rows = "".join(map(_row, entries))
-    older = f'<a href="/console/audit?kind={quote(kind)}&amp;before={entries[-1]["seq"]}">Older</a>' if len(entries) > 1 else ""
+    older = (
+        f'<a href="/console/audit?kind={quote(kind)}&amp;before={entries[-1]["seq"]}">Older</a>' if len(entries) == PAGE else ""
+    )
     table = (
         '<div class="scroll" role="region" tabindex="0" aria-label="Audit log"><table><thead><tr><th scope="col">when, UTC</th>'
         '<th scope="col">who</th><th scope="col">what</th><th scope="col">about</th><th scope="col">more</th></tr></thead>'

@@ -128,13 +128,25 @@ def test_health_and_metrics_need_no_sign_in(visitor, client):
     lease = client.post("/api/v1/leases").json()["leases"][0]
     client.post("/api/v1/judgments", json={"lease_id": lease["lease_id"], "verdict": "a"})
     client.post("/api/v1/leases")
-    lines = visitor.get("/metrics").text.splitlines()
+    here = TestClient(client.app, client=("127.0.0.1", 5))
+    lines = here.get("/metrics").text.splitlines()
     assert "nashloop_judgments_total 1" in lines
     assert "nashloop_open_leases 1" in lines
     assert "nashloop_open_tasks 2" in lines
     labels = 'method="POST",route="/api/v1/leases",status="200"'
     assert f"nashloop_http_request_seconds_count{{{labels}}} 2" in lines
     assert f'nashloop_http_request_seconds_bucket{{{labels},le="+Inf"}} 2' in lines
+
+
+def test_numbers_of_the_campaign_are_for_this_machine_and_researchers(visitor, client, context, app):
+    here = TestClient(app, client=("127.0.0.1", 5))
+    assert here.get("/metrics").status_code == 200
+    for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"):  # a proxy here asks for somebody elsewhere
+        assert here.get("/metrics", headers={header: "203.0.113.7"}).status_code == 401
+    assert visitor.get("/metrics").status_code == 401
+    assert client.get("/metrics").status_code == 403
+    _, secret = issue_token(context.store, name="prometheus", scope="research")
+    assert visitor.get("/metrics", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
 
 
 def test_readiness_fails_when_the_writer_has_stopped(visitor, context):

@@ -97,6 +97,17 @@ def test_an_invited_person_can_sign_in_until_disabled(console, open_page, chromi
     theirs.close()
 
 
+def test_a_researcher_sees_who_there_is_and_lets_nobody_in(pair, open_page, context, expect):
+    page = open_page("rosa")
+    page.goto(open_page.url + "/console/")
+    page.get_by_role("tab", name="People").click()
+    expect(page.locator("#people")).to_contain_text("Ada")
+    page.get_by_label("Name").fill("Mallory")
+    page.locator("#invite").click()
+    expect(page.locator("#problem")).to_contain_text("Only an admin invites people", timeout=15_000)
+    assert "Mallory" not in {user.name for user in context.store.list_users()}
+
+
 def test_an_export_downloads_in_the_chosen_format(console, pair, context, expect):
     context.store.submit(JudgmentInput(lease_id=pair.lease_id, verdict="b"), annotator_id="ann0")
     page = console("Data")

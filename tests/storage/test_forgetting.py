@@ -1,5 +1,6 @@
 """A forgotten person is named nowhere: not in memory, not in the tables, and after the next start in no byte of the files."""
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,26 @@ def test_forgetting_twice_changes_nothing_more(store):
     before = store.list_users(), store.list_annotators(), store.list_credentials()
     store.forget_user("u1", actor="u2")
     assert (store.list_users(), store.list_annotators(), store.list_credentials()) == before
+
+
+def test_another_replica_forgets_with_its_next_look(request):
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("psycopg is not installed: pip install 'nashloop[postgres]'")
+    from storage.postgres_store import open_postgres
+
+    place = request.getfixturevalue("postgres_server").new_database()
+    one, two = open_postgres(place), open_postgres(place)
+    try:
+        add_person(one)
+        assert NAME in tables(two)  # its reading copy has them
+        one.forget_user("u1", actor="u2", texts=True)
+        assert not [word for word in (*PERSONAL, SAID) if word in tables(two)]
+        assert two.find_token("h1") is None
+        user = two.get_user("u1")
+        assert user is not None and user.name == PSEUDONYM
+    finally:
+        one.close()
+        two.close()
 
 
 def counts(store):
