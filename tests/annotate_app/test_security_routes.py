@@ -22,6 +22,7 @@ ALLOWED = [
     ("anonymous", "GET|POST", r"/sign-(in|out)(/.*)?"),
     ("anonymous", "GET", r"/(healthz|readyz|metrics|manifest\.json|favicon\.ico|robots\.txt)"),
     ("anonymous", "GET", r"/ui/.*"),
+    ("anonymous", "GET|POST", r"/join/.*"),  # by the secret of a study's link
     ("admin", ".*", r"/api/v1/(users|tokens|audit)(/.*)?|/console/audit"),
     ("annotator", "POST", r"/api/v1/(leases|leases/renew|judgments|judgments/x/(correct|withdraw)|flags|notes)"),
     ("annotator", "GET|POST", r"/api/v1/live(/turns)?"),
