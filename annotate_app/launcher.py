@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from annotate_app.job_settings import JobCommands
 from storage.contract.jobs import work_dir
 from storage.errors import UserError
 
@@ -56,22 +57,24 @@ class _Running:
 
 
 class Launcher:
-    """Runs ``command + [job_dir]`` for each job; one thread watches all of them and calls ``on_exit`` for each once.
+    """Runs a command for each job; one thread watches all of them and calls ``on_exit`` for each once.
 
-    The accelerator counts as taken until ``on_exit`` has returned. ``command`` may be anything that returns when the job
-    has ended: ``python -m online_learner run``, ``sbatch --wait ...``, ``ray job submit ...``.
+    The accelerator counts as taken until ``on_exit`` has returned. ``command`` is words, to which the job's directory is added,
+    or JobCommands for a learner that runs elsewhere.
     """
 
     def __init__(
         self,
-        command: Sequence[str],
+        command: Sequence[str] | JobCommands,
         on_exit: Callable[[JobExit], None],
         *,
         env: Mapping[str, str] | None = None,
         poll_s: float = 0.25,
         grace_s: float = 10.0,
     ) -> None:
-        self._command, self._on_exit, self._env = list(command), on_exit, env
+        if not isinstance(command, JobCommands):
+            command = JobCommands(command=(*command, "{job_dir}"))
+        self._commands, self._on_exit, self._env = command, on_exit, env
         self._poll_s, self._grace_s = poll_s, grace_s
         self._jobs: dict[Path, _Running] = {}
         self._changed = threading.Condition()
@@ -95,9 +98,10 @@ class Launcher:
             work = work_dir(job_dir)
             work.mkdir(parents=True, exist_ok=True)
             with (work / LOG_FILE).open("ab") as log:
+                command = self._commands.filled(self._commands.command, job_dir)
                 try:
                     child = subprocess.Popen(
-                        [*self._command, str(job_dir)],
+                        command,
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -105,7 +109,7 @@ class Launcher:
                         start_new_session=True,
                     )
                 except OSError as error:
-                    raise UserError(f"Cannot start {self._command[0]}: {error.strerror}. Correct the command.") from error
+                    raise UserError(f"Cannot start {command[0]}: {error.strerror}. Correct the command.") from error
             with suppress(OSError):  # it may have ended already
                 os.setpriority(os.PRIO_PGRP, child.pid, NICENESS)
             token = process_token(child.pid)
@@ -133,6 +137,7 @@ class Launcher:
                 return False
             job.cancelled = True
             job.kill_at = time.monotonic() + self._grace_s
+            self._cancel_elsewhere(job)
             _signal(job.pid, signal.SIGTERM)
             return True
 
@@ -155,7 +160,20 @@ class Launcher:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         if stop_jobs:
+            for job in jobs:
+                self._cancel_elsewhere(job)
             _stop_all(jobs, self._grace_s)
+
+    def _cancel_elsewhere(self, job: _Running) -> None:
+        """Tell the system that runs the job; what it says goes to the job's log."""
+        if self._commands.cancel is None:
+            return
+        with (work_dir(job.job_dir) / LOG_FILE).open("ab") as log:
+            try:
+                command = self._commands.filled(self._commands.cancel, job.job_dir)
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env)
+            except OSError as error:
+                log.write(f"cannot run {self._commands.cancel[0]}: {error.strerror}\n".encode())
 
     def _watch(self, job: _Running) -> None:
         self._jobs[job.job_dir] = job

@@ -24,6 +24,7 @@ from annotate_app.bootstrap import ensure_base_policy, ensure_prompts, learner_d
 from annotate_app.candidates import Registered, read_report, register_artifact
 from annotate_app.gate import HumanGate, decide
 from annotate_app.human_gate import Comparison
+from annotate_app.job_settings import JobCommands
 from annotate_app.job_setup import (
     JobOptions,
     build_options,
@@ -61,7 +62,7 @@ class RoundService:
         device: str = "auto",
         python: str = sys.executable,
         queue: QueueOptions | None = None,
-        command: Sequence[str] | None = None,
+        command: Sequence[str] | JobCommands | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         lock: AbstractContextManager[object] | None = None,
     ) -> None:

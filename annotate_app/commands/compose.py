@@ -11,6 +11,7 @@ from typing import Any
 from annotate_app.bootstrap import BUILT_IN, model_location, model_name
 from annotate_app.context import AppContext
 from annotate_app.databases import open_database
+from annotate_app.job_settings import read_job_commands
 from annotate_app.rounds import RoundService
 from annotate_app.security_settings import read_security
 from annotate_app.server import check_data
@@ -42,7 +43,7 @@ def open_context(
 
     if not create:
         check_data(data_dir)
-    security = read_security(data_dir)
+    security, commands = read_security(data_dir), read_job_commands(data_dir)
     new = _make_directory(data_dir)
     try:
         opened = open_database(data_dir, database, rng=None if seed is None else random.Random(seed))
@@ -55,7 +56,7 @@ def open_context(
     try:
         if prompts is not None:
             import_prompts(store, prompts)
-        rounds = RoundService(store, data_dir, lock=opened.lock, **rounds_options)
+        rounds = RoundService(store, data_dir, lock=opened.lock, **{"command": commands, **rounds_options})
         try:
             yield AppContext(
                 store=store, rounds=rounds, data_dir=data_dir, session_secret=opened.session_secret, security=security
