@@ -6,6 +6,7 @@ N prompts, K responses of a group, S samples per prompt. An extra of a rule is i
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -24,6 +25,8 @@ class ExtraInputs:
     """(N, S): samples of the reference for logp_samples, of the policy or its parent for kl_ref."""
     sample_reference_logps: Tensor | None = None
     """(N, S), the same samples under the reference."""
+    sample_drawn_logps: Tensor | None = None
+    """(N, S), the same samples under the policy that drew them, where that is not the one being trained."""
     rationale_logps: Tensor | None = None
     """(R,), annotators' reasons given prompt and pair."""
     degree_logits: Tensor | None = None
@@ -55,16 +58,18 @@ def logp_samples(inputs: ExtraInputs) -> Tensor:
 def kl_ref(inputs: ExtraInputs) -> Tensor:
     """KL(policy || reference) by S >= 2 samples of the policy per prompt; value and gradient are unbiased.
 
-    Gradient E[(log-ratio - baseline) grad log pi], the baseline being the mean log-ratio of the other samples of the prompt. For
-    samples of any other policy, say the parent, it is the gradient of half the variance of the log-ratio under that policy:
-    still none where policy and reference agree.
+    Gradient E[(log-ratio - baseline) grad log pi], the baseline being the mean log-ratio of the other samples of the prompt.
+    Samples that an earlier policy drew, say the parent, are weighed by how likely they have become since (self-normalised
+    importance weights): consistent in S. Unweighed, theirs would be the gradient of half the variance of the log-ratio.
     """
     logps = _given(inputs.sample_logps, "sample_logps")
     ratios = (logps - _given(inputs.sample_reference_logps, "sample_reference_logps")).detach()
-    num_samples = ratios.shape[-1]
-    others = (ratios.sum(-1, keepdim=True) - ratios) / (num_samples - 1)
-    surrogate = ((ratios - others) * logps).mean()
-    return ratios.mean() + surrogate - surrogate.detach()
+    drawn = inputs.sample_drawn_logps
+    weights = torch.softmax(torch.zeros_like(ratios) if drawn is None else logps.detach() - drawn, dim=-1)
+    value = (weights * ratios).sum(-1, keepdim=True)
+    others = (value - weights * ratios) / (1 - weights).clamp_min(1e-6)
+    surrogate = (weights * (ratios - others) * logps).sum(-1).mean()
+    return value.mean() + surrogate - surrogate.detach()
 
 
 def preference_degree(inputs: ExtraInputs) -> Tensor:

@@ -25,6 +25,8 @@ class PairFacts:
     """(N, K, K): the preference model's logits where preferences are people's verdicts."""
     certainty: Tensor | None = None
     """(N, K, K), in [0, 1]: pair_weights.certainty."""
+    drawn_logps: Tensor | None = None
+    """(N, K): log-probability of each response under the policy that drew it, for extra terms; 0 where nobody did."""
 
 
 NO_FACTS = PairFacts()

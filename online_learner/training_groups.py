@@ -253,6 +253,8 @@ def _with_extra_members(
         group = _with_members(group, dict.fromkeys(reasons.get(pair, {}), 1.0), RATIONALES)
     if "policy_samples" in rule.needs:  # of the policy as it is when the fit starts: fresh ones would cost a sampling an epoch
         group = _with_members(group, dict.fromkeys(material.candidates.get(group.prompt_id, []), 1.0), SAMPLES)
+        drawn = torch.tensor([material.rows[name]["sum_logp"] or 0.0 for name in group.response_ids])
+        group = replace(group, facts={**group.facts, "drawn_logps": drawn})
     if "reference_samples" in rule.needs:
         group = _with_members(group, dict.fromkeys(material.samples.get(group.prompt_id, []), 1.0), SAMPLES)
     if "degraded" in rule.needs:

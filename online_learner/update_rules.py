@@ -300,9 +300,9 @@ _LIKE_DPO = (  # each differs from DPO by what it names
         _DPO,
         name="hypo",
         summary="DPO on the judged pairs, held near the reference on the parent's own samples too.",
-        # The paper draws the k samples of its KL from the policy at every step. Drawn once, from the parent, the term has the
-        # same gradient at the start of the fit and the same minimum; in between it is half the variance of the log-ratio.
-        source="arXiv:2406.01462, abstract and settings (lambda, k of RLOO) read; samples once a round, not at each step",
+        # The paper draws the k samples of its KL from the policy at every step. Here the parent's are weighed anew at every step
+        # by how likely they have become: the same gradient in the limit of many samples, noisier the further the policy moves.
+        source="arXiv:2406.01462, abstract and settings (lambda, k of RLOO) read; samples drawn once a round, then reweighed",
         settings=("beta", "extra_coef"),
         extras=lambda s: {"kl_ref": s.extra_coef},
         needs=("policy_samples",),

@@ -80,6 +80,9 @@ def _extra_inputs(name: str, groups: Groups, logps: Tensor, anchor_logps: Tensor
     whole = chosen.sum(-1) == num_samples  # prompts with fewer samples would not fit into one tensor
     where = (chosen & whole.unsqueeze(-1)).to(logps.device)
     shape = (-1, num_samples)
+    drawn = groups.facts.drawn_logps
     return ExtraInputs(
-        sample_logps=logps[where].reshape(shape), sample_reference_logps=anchor_logps.to(logps)[where].reshape(shape)
+        sample_logps=logps[where].reshape(shape),
+        sample_reference_logps=anchor_logps.to(logps)[where].reshape(shape),
+        sample_drawn_logps=None if drawn is None else drawn.to(logps)[where].reshape(shape),
     )

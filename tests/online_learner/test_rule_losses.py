@@ -273,6 +273,22 @@ def test_the_kl_extra_on_samples_of_another_policy_is_half_the_variance_of_the_l
     torch.testing.assert_close(torch.autograd.grad(found, logps), torch.autograd.grad(half_variance, logps))
 
 
+def test_the_kl_extra_reweighs_what_an_earlier_policy_drew():
+    """Samples of another policy over three responses, as many of each as it is likely: the exact KL of this one, S = 10,000."""
+    logits, reference = (3 * drawn(3, seed=1)).requires_grad_(), (3 * drawn(3, seed=2)).log_softmax(-1)
+    logps, earlier = logits.log_softmax(-1), (3 * drawn(3, seed=3)).log_softmax(-1)
+    samples = torch.repeat_interleave(torch.arange(3), (10_000 * earlier.exp()).round().long())[None]
+    shared = {"sample_logps": logps[samples], "sample_reference_logps": reference[samples]}
+    hypo, settings = UPDATE_RULES["hypo"], RuleSettings(extra_coef=1.0)
+    found = extra_objective(hypo, settings, ExtraInputs(**shared, sample_drawn_logps=earlier[samples]))
+    expected = exact_kl(logits, reference)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    gradient, exact = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (found, expected))
+    torch.testing.assert_close(gradient, exact, atol=1e-3, rtol=0)
+    unweighed = torch.autograd.grad(extra_objective(hypo, settings, ExtraInputs(**shared)), logits)[0]
+    assert (unweighed - exact).abs().max() > 0.02  # twenty times what is allowed above
+
+
 def test_likelihood_of_winners_and_exploration_are_the_two_signs_of_one_term(pairs):
     # with the chosen responses as calibration samples, pessimistic VPO is RPO; the sign of XPO is the other one
     chosen = ExtraInputs(

@@ -122,6 +122,9 @@ def test_hypo_sees_the_parents_samples_beside_the_judged_pairs(job):
         ids = of_group(groups, n)
         samples = {name for name, inside in zip(ids, groups.members_of["samples"][n].tolist(), strict=False) if inside}
         assert len(samples) == 4 and set(policies(job, list(samples))) == {job.lineage["parent"]}
+        assert groups.facts.drawn_logps is not None
+        drawn = groups.facts.drawn_logps[n].tolist()
+        assert drawn[: len(ids)] == pytest.approx([job.responses[name]["sum_logp"] for name in ids], rel=1e-6)
         assert groups.pair_weights[n].nonzero().tolist() == [[0, 1]]
 
 
