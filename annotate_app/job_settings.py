@@ -2,13 +2,12 @@
 directory and returns when it has ended will do, on this machine, under Slurm, on a Ray cluster or on Kubernetes.
 """
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from annotate_app.security_settings import SETTINGS_FILE
+from annotate_app.settings_file import SETTINGS_FILE, read_table
 from storage.contract.jobs import work_dir
 from storage.errors import UserError
 
@@ -33,21 +32,9 @@ class JobCommands(BaseModel):
 
 def read_job_commands(data_dir: Path) -> JobCommands | None:
     """The commands of a data directory, None where it says nothing of jobs; UserError naming what is wrong and where."""
-    path = data_dir / SETTINGS_FILE
-    if not path.exists():
-        return None
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("jobs")
-        if table is None:
-            return None
-        commands = JobCommands.model_validate(table)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as TOML: {error}. Correct it.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(("jobs", *map(str, first["loc"])))
-        raise UserError(f"{path}: {key} = {first['input']!r} is refused: {first['msg']}. Correct or remove it.") from error
-    _check(path, commands)
+    commands = read_table(data_dir, "jobs", JobCommands)
+    if commands is not None:
+        _check(data_dir / SETTINGS_FILE, commands)
     return commands
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from annotate_app.logs import HEADER, REQUEST_ID, request_id
 from storage.store import Store
 
 API = "/api/v1"
@@ -45,7 +46,7 @@ class RequestMetrics:
 
 
 class Measured:
-    """Outermost middleware: times every HTTP request."""
+    """Outermost middleware: times every HTTP request and gives it an id, for its log lines and its answer."""
 
     def __init__(self, app: ASGIApp, *, metrics: RequestMetrics) -> None:
         self.app, self.metrics = app, metrics
@@ -55,9 +56,12 @@ class Measured:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
+        own_id = request_id(scope["headers"])
+        REQUEST_ID.set(own_id)
 
         async def timed(message: Message) -> None:
             if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (HEADER, own_id.encode())]
                 self.metrics.observe(scope["method"], route_of(scope), message["status"], time.perf_counter() - began)
             await send(message)
 

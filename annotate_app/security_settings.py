@@ -1,14 +1,12 @@
 """What an operator may say about signing in, uploads and privacy: the table ``[security]`` of DATA/settings.toml."""
 
 import ipaddress
-import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from annotate_app.settings_file import SETTINGS_FILE, read_table
 from storage.errors import UserError
-
-SETTINGS_FILE = "settings.toml"
 
 
 class _Settings(BaseModel):
@@ -53,18 +51,7 @@ class SecuritySettings(_Settings):
 
 def read_security(data_dir: Path) -> SecuritySettings:
     """The settings of a data directory, defaults where it has none; UserError naming what is wrong and where."""
-    path = data_dir / SETTINGS_FILE
-    if not path.exists():
-        return SecuritySettings()
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        return SecuritySettings.model_validate(values.get("security", {}))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as TOML: {error}. Correct it.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(("security", *map(str, first["loc"])))
-        raise UserError(f"{path}: {key} = {first['input']!r} is refused: {first['msg']}. Correct or remove it.") from error
+    return read_table(data_dir, "security", SecuritySettings) or SecuritySettings()
 
 
 def check_exposure(host: str, security: SecuritySettings, *, allow_http: bool) -> None:

@@ -14,6 +14,7 @@ RESEARCHER = "researcher"
 
 
 def up(
+    context: typer.Context,
     data: DataOption = DATA_DIR,
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on; 0.0.0.0 lets other machines in, see --allow-http.")
@@ -33,10 +34,40 @@ def up(
     allow_http: Annotated[
         bool, typer.Option("--allow-http", help="Let other machines in without TLS, in a network you trust.")
     ] = False,
+    log_format: Annotated[str, typer.Option("--log-format", help="The app's log: text for people, json for machines.")] = "text",
 ) -> None:
-    """Start the labelling app and the researchers' console on this machine."""
+    """Start the labelling app and the researchers' console on this machine.
+
+    What is not given here is taken from the table [up] of DATA/settings.toml, if there is one.
+    """
+    from annotate_app.up_settings import resolved
+
+    start(**resolved(context, data))
+
+
+def start(
+    *,
+    data: Path,
+    host: str,
+    port: int,
+    model: str | None,
+    prompts: Path | None,
+    database: str | None,
+    device: str,
+    policy_server: str,
+    backup_every: float,
+    keep_backups: int,
+    allow_http: bool,
+    log_format: str,
+) -> None:
+    """Serve with these options until somebody stops it."""
     check_device(device)
     check_policy_server(policy_server)
+    from annotate_app.logs import set_up_logging
+
+    if log_format not in ("text", "json"):
+        raise UserError(f"--log-format {log_format!r} is unknown. Use text or json.")
+    set_up_logging(log_format)
     from annotate_app.security_settings import check_exposure, read_security
 
     security = read_security(data)
