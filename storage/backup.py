@@ -5,6 +5,7 @@ from pathlib import Path
 
 import duckdb
 
+from storage.contract.sealing import flush
 from storage.database import readable
 from storage.errors import UserError
 from storage.reading import Readable
@@ -31,7 +32,7 @@ def back_up(state: Readable, path: Path) -> None:
             copied.execute("CHECKPOINT")
         if found != expected:
             raise UserError(f"the backup holds {found} instead of {expected}. The disk may be failing; try another one.")
-        _flush(aside)
+        flush(aside)
         os.replace(aside, path)
     except (duckdb.Error, OSError) as error:
         raise readable(error) from error
@@ -58,11 +59,3 @@ def _copy(state: Readable, aside: Path) -> dict[str, int]:
 def _count(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
     sql = " UNION ALL ".join(f"SELECT '{table}', count(*) FROM {table}" for table in _TABLES)
     return dict(connection.execute(sql).fetchall())
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

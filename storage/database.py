@@ -1,24 +1,22 @@
-"""The DuckDB file: who owns it, how it is opened and migrated. The only caller of ``duckdb.connect`` for the product's data."""
+"""The DuckDB file: how it is opened and migrated, and how rows go in and out."""
 
-import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from storage.errors import Unavailable, UserError
+from storage.owner import become_owner, give_up
 from storage.tables import SCHEMAS
 
 IN_MEMORY = Path(":memory:")
@@ -41,7 +39,7 @@ class Database:
 
     def __init__(self, path: Path, *, migrations: Path = MIGRATIONS) -> None:
         self.path = path
-        self._owner = None if path == IN_MEMORY else _become_owner(path)
+        self._owner = None if path == IN_MEMORY else become_owner(path)
         try:
             self.connection = _connect(path)
             if path != IN_MEMORY and _is_behind(self.connection, migrations):
@@ -96,23 +94,8 @@ class Database:
 
     def _release(self) -> None:
         if self._owner:
-            _give_up(self._owner)
+            give_up(self._owner)
             self._owner = None
-
-
-@contextmanager
-def owned(path: Path) -> Iterator[None]:
-    """No other process opens the database meanwhile; UserError naming the one that has it open."""
-    owner = _become_owner(path)
-    try:
-        yield
-    finally:
-        _give_up(owner)
-
-
-def _give_up(owner: TextIO) -> None:
-    owner.truncate(0)
-    owner.close()
 
 
 def fetch_table(connection: duckdb.DuckDBPyConnection, sql: str, params: Any = None) -> pa.Table:
@@ -252,38 +235,3 @@ def _why_not_opened(path: Path, error: str) -> str:
         return f"{path}: its write-ahead log is damaged ({error.splitlines()[0]}). {remedy}."
     remedy = f"`nashloop doctor --data {path.parent}` says what can be done; or name another --data directory"
     return f"{path} cannot be opened as a database: {error.splitlines()[0]}. {remedy}."
-
-
-def _become_owner(path: Path) -> TextIO:
-    """Lock the file beside the database that says who has it; UserError naming the holder where somebody else does.
-
-    A lock of our own because DuckDB's message names a program and a number but not what to do about them.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    owner = open(path.with_name(path.name + ".owner"), "a+")  # noqa: SIM115 held open as long as the database is
-    try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner.seek(0)
-        text = owner.read()
-        owner.close()
-        raise UserError(_who_holds(path, text)) from error
-    owner.truncate(0)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    json.dump({"pid": os.getpid(), "command": _command(), "started": started}, owner)
-    owner.flush()
-    return owner
-
-
-def _who_holds(path: Path, text: str) -> str:
-    advice = "Talk to the running app (its commands find it by --data), or stop it first"
-    try:
-        holder = json.loads(text)
-    except ValueError:
-        return f"{path} is held by another process. {advice}."
-    return f"{path} is held by PID {holder['pid']} ({holder['command']}, since {holder['started']}). {advice}."
-
-
-def _command() -> str:
-    """Program and subcommand, without further arguments: they may hold secrets."""
-    return " ".join([Path(sys.argv[0]).name or "python", *(a for a in sys.argv[1:2] if not a.startswith("-"))])

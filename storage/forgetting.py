@@ -14,8 +14,10 @@ from typing import Any
 import duckdb
 
 from storage.accounts import forgotten_name
-from storage.database import Database, fetch_rows, owned
-from storage.journal import flush_directory, journal_path
+from storage.contract.sealing import flush
+from storage.database import Database, fetch_rows
+from storage.journal import journal_path
+from storage.owner import owned
 from storage.replay import open_journal
 
 Rows = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
@@ -64,7 +66,7 @@ def redact_file(connection: duckdb.DuckDBPyConnection, user_id: str, *, texts: b
 def ask_to_rewrite(path: Path) -> None:
     """Have the file and its journal made anew at the next start."""
     marker_path(path).touch()
-    flush_directory(path.parent)
+    flush(path.parent)
 
 
 def marker_path(path: Path) -> Path:
@@ -84,7 +86,7 @@ def rewrite_if_asked(path: Path) -> None:
         for old in path.parent.glob(journal_path(path).name + "*"):
             old.unlink()
         marker_path(path).unlink()
-        flush_directory(path.parent)
+        flush(path.parent)
 
 
 def _redact_again(path: Path) -> None:
@@ -111,8 +113,4 @@ def _copy(path: Path, aside: Path) -> None:
         connection.execute("CHECKPOINT new")
         connection.execute("DETACH old")
         connection.execute("DETACH new")
-    descriptor = os.open(aside, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(aside)

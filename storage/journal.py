@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from storage.contract.sealing import flush
 from storage.errors import UserError
 from storage.tables import SCHEMAS
 
@@ -114,7 +115,7 @@ def begin(path: Path, database: str, totals: Totals) -> Journal:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
-    flush_directory(path.parent)
+    flush(path.parent)
     return Journal(path, totals, len(line))
 
 
@@ -185,15 +186,6 @@ def decode(line: bytes) -> dict[str, Any] | None:
     if line[:9] != b"%08x " % zlib.crc32(payload):
         return None
     return json.loads(payload if payload.startswith(b"{") else zlib.decompress(base64.b64decode(payload)))
-
-
-def flush_directory(path: Path) -> None:
-    """Make a new name or a rename in this directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _plain(value: Any) -> str:

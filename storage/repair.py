@@ -16,10 +16,12 @@ import duckdb
 
 from storage import journal as journals
 from storage.checks import Check
-from storage.database import CONFIG, MIGRATIONS, Database, migrate, owned
+from storage.contract.sealing import flush
+from storage.database import CONFIG, MIGRATIONS, Database, migrate
 from storage.doctor import Damaged, check_contents, examine, read_everything, reading
 from storage.errors import UserError
-from storage.journal import Reading, Totals, flush_directory, journal_path
+from storage.journal import Reading, Totals, journal_path
+from storage.owner import owned
 from storage.replay import counted, open_journal
 
 BACKUPS = "backups"
@@ -204,16 +206,8 @@ def _swap(path: Path, work: Path, name: str) -> Path:
             os.replace(path.parent / one, kept / one)
     for one in reversed(names):
         if (work / one).exists():
-            _flush(work / one)
+            flush(work / one)
             os.replace(work / one, path.parent / one)
-    flush_directory(kept)
-    flush_directory(path.parent)
+    flush(kept)
+    flush(path.parent)
     return kept
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

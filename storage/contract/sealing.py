@@ -26,12 +26,12 @@ def seal_dir(build_dir: Path, final_dir: Path, **facts: Any) -> None:
     files = {}
     for path in sorted(p for p in build_dir.rglob("*") if p.is_file() and p.name != MANIFEST):
         files[path.relative_to(build_dir).as_posix()] = sha256(path)
-        _flush(path)
+        flush(path)
     manifest = build_dir / MANIFEST
     manifest.write_text(json.dumps({"files": files, **facts}, indent=2, sort_keys=True))
-    _flush(manifest)
+    flush(manifest)
     os.replace(build_dir, final_dir)
-    _flush(final_dir.parent)
+    flush(final_dir.parent)
 
 
 def read_manifest(sealed_dir: Path, *, check: bool = True) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Put a file on stable storage, or the names in a directory."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
