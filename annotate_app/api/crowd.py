@@ -92,7 +92,8 @@ def build_pages(context: AppContext) -> APIRouter:
             told = sentence("crowd.progress", language, done=str(labels), number=str(study.labels))
             return _small(request, context, "crowd.progress_title", paragraph(told) + to_labelling(language))
         context.store.append_event(actor=annotator_id, kind="crowd.completed", subject=annotator_id, data={}, once=True)
-        told = paragraph(sentence("crowd.done", language, number=str(study.labels))) + f"<p><code>{escape(study.code)}</code></p>"
+        told = paragraph(sentence("crowd.done", language, number=str(study.labels)))
+        told += f'<p class="code"><code>{escape(study.code)}</code></p>'
         back = f'<p><a class="button" href="{escape(study.link_back)}">{escape(sentence("crowd.return", language))}</a></p>'
         return _small(request, context, "crowd.done_title", told + back)
 

@@ -196,7 +196,8 @@ export function paintAway(find, { preparing, problem, doneToday, live, study }) 
   const code = study && !problem ? `<p><a class="primary" href="/completion">${t("crowd.code")}</a></p>` : "";
   find("away").innerHTML = `<div class="mark" aria-hidden="true">${{ problem: "⋯", preparing: "◔", done: "✓" }[kind]}</div><h2></h2><p class="line"></p>${today}${code}${own}`;
   find("away").querySelector("h2").textContent = t(`away.${kind}`);
-  find("away").querySelector(".line").textContent = t(`away.${kind}_line`, { why: problem });
+  const over = kind === "done" && study && study.done >= study.labels;
+  find("away").querySelector(".line").textContent = over ? t("crowd.done", { number: study.labels }) : t(`away.${kind}_line`, { why: problem });
 }
 
 function capital(word) {
