@@ -47,6 +47,8 @@ def build_console(context: AppContext) -> gr.Blocks:
                 build_data(context, problem)
         for part in live:
             part.follow(blocks, timer)
+    for event in blocks.fns.values():  # plain requests, for whichever app gets them: Gradio's queue lives in one process
+        event.queue = False
     return blocks
 
 
