@@ -2,17 +2,17 @@
 
 A comparison is opened by the event ``gate.opened`` and ends with ``gate.decided`` (data: action, sentence, figures). Its tasks
 have ids made from the pair, so filling may be repeated. Only a few are open at a time: they stand among the label pairs at the
-campaign's share, counted from the head of the queue.
+campaign's share, counted from the head of the queue, and are placed anew where the queue has changed before them.
 """
 
 import random
 import uuid
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from itertools import accumulate, count, product, repeat, zip_longest
+from itertools import accumulate, count, islice, product, repeat, zip_longest
 from typing import Any
 
 from annotate_app.gate import HumanGate, Tally, decide_by_votes
@@ -20,7 +20,8 @@ from annotate_app.labelling_queue import TASKS
 from storage.records import Event, Policy, Response, Task
 from storage.store import Store
 
-OPEN_AT_ONCE = 20  # pairs of a comparison in the queue
+REACH = 24  # other pairs among which the next ones stand; whatever re-orders the queue leaves so many in place
+MOST_OPEN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,18 +95,24 @@ class Comparisons:
 
     def _fill(self, comparison: Comparison) -> int:
         share = self._store.campaign().gate_share
-        known = {row["id"]: row["is_open"] for row in self._tasks(comparison)}
-        num_open = sum(known.values())
-        fresh = [pair for pair in self._pairs(comparison) if _task_id(comparison, pair) not in known]
-        if share == 0 or not fresh or num_open >= OPEN_AT_ONCE:
+        if share == 0:
             return 0
-        rng = random.Random(f"{comparison.opened.id} {len(known)}")
-        priorities = places_among(self._store.query(_QUEUE).to_pylist(), share, rng, after=num_open)
+        queue, tasks = self._store.query(_QUEUE).to_pylist(), self._tasks(comparison)
+        lost = {row["id"] for row in tasks if row["is_open"] and _num_before(row["priority"], queue) > 3 * REACH}
+        if lost:  # others were put before them since
+            self._store.close_tasks(sorted(lost), actor="system", reason="they stood too far behind in the queue")
+        asked = {row["pair"] for row in tasks if row["id"] not in lost and (row["is_open"] or row["num_made"])}
+        num_open = sum(row["is_open"] for row in tasks) - len(lost)
+        times = Counter(row["pair"] for row in tasks)  # a pair that was taken out of the queue comes back under another id
+        fresh = [pair for pair in self._pairs(comparison) if _key(pair) not in asked]
+        rng = random.Random(f"{comparison.opened.id} {len(tasks)}")
+        room = window(share, sum(row["left"] for row in queue)) - num_open
+        places = islice(places_among(queue, share, rng, after=num_open), max(0, room))
         now = self._clock()
         return self._store.add_tasks(
             [
                 Task(
-                    id=_task_id(comparison, pair),
+                    id=str(uuid.uuid5(TASKS, f"gate {comparison.opened.id} {_key(pair)} {times[_key(pair)]}")),
                     prompt_id=pair[0].prompt_id,
                     response_1_id=pair[0].id,
                     response_2_id=pair[1].id,
@@ -116,14 +123,14 @@ class Comparisons:
                     selection_prob=1.0,
                     created_at=now,
                 )
-                for pair, priority in zip(fresh[: OPEN_AT_ONCE - num_open], priorities, strict=False)
+                for pair, priority in zip(fresh, places, strict=False)
             ]
         )
 
     def is_spent(self, comparison: Comparison) -> bool:
         """Whether every pair there is was judged."""
-        rows = self._tasks(comparison)
-        return len(rows) >= len(self._pairs(comparison)) and not any(row["is_open"] for row in rows)
+        judged = {row["pair"] for row in self._tasks(comparison) if row["num_made"]}
+        return all(_key(pair) in judged for pair in self._pairs(comparison))
 
     def _tasks(self, comparison: Comparison) -> list[dict[str, Any]]:
         return self._store.query(_TASKS, _ids(comparison.candidate, comparison.opponent)).to_pylist()
@@ -160,6 +167,11 @@ def _passes(first: int, second: int) -> list[tuple[int, int]]:
     return sorted(product(range(first), range(second)), key=lambda ij: ((ij[1] - ij[0]) % max(first, second), ij[0]))
 
 
+def window(share: float, num_others: int) -> int:
+    """Pairs of a comparison that wait at a time: as many as come up while the next REACH other pairs are judged."""
+    return max(1, min(MOST_OPEN, round(REACH * share / (1 - share)))) if num_others > REACH else MOST_OPEN
+
+
 def places_among(queue: Sequence[dict[str, Any]], share: float, rng: random.Random, *, after: int) -> Iterator[float]:
     """Priorities of gate pairs, so that they are ``share`` of what is handed out from here on: one at random in every stretch.
 
@@ -183,8 +195,13 @@ def _by_prompt(responses: Sequence[Response]) -> dict[str, list[Response]]:
     return found
 
 
-def _task_id(comparison: Comparison, pair: tuple[Response, Response]) -> str:
-    return str(uuid.uuid5(TASKS, " ".join(("gate", comparison.opened.id, pair[0].id, pair[1].id))))
+def _num_before(priority: float, queue: Sequence[dict[str, Any]]) -> int:
+    """Judgments of other pairs that come before a task of this priority."""
+    return sum(row["left"] for row in queue if row["priority"] > priority)
+
+
+def _key(pair: tuple[Response, Response]) -> str:
+    return f"{pair[0].id} {pair[1].id}"
 
 
 def _ids(candidate: Policy, opponent: Policy) -> dict[str, Any]:
@@ -204,7 +221,8 @@ _TALLIES = """
     FROM votes GROUP BY annotator_id ORDER BY annotator_id
 """
 _TASKS = """
-    SELECT t.id, NOT t.closed AND t.num_made < t.wanted AS is_open FROM task_status t
+    SELECT t.id, x.id || ' ' || y.id AS pair, t.priority, t.num_made, NOT t.closed AND t.num_made < t.wanted AS is_open
+    FROM task_status t
     JOIN responses x ON x.id = t.response_1_id AND x.policy_id = $candidate
     JOIN responses y ON y.id = t.response_2_id AND y.policy_id = $opponent
     WHERE t.purpose = 'gate'

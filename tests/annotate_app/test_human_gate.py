@@ -84,6 +84,25 @@ def test_the_pairs_of_a_comparison_stand_in_the_queue_at_the_campaigns_share(sto
     assert len(gate_tasks(store)) == 20
 
 
+def test_pairs_that_others_were_put_before_come_back_near_the_head(store, policies):
+    policies.compare(policy(store, 1))
+    answered = 0
+    for pair in store.lease("ann0", 4):
+        answered += pair.purpose == "gate"
+        store.submit(JudgmentInput(lease_id=pair.lease_id, verdict="a"), annotator_id="ann0")
+    names = [f"new{k:03d}" for k in range(90)]
+    store.add_prompts([make_prompt(name) for name in names])
+    store.add_responses([make_response(f"{name}-{k}", name) for name in names for k in (1, 2)])
+    store.add_tasks([make_task(f"t-{n}", n, f"{n}-1", f"{n}-2", priority=5 - k / 100) for k, n in enumerate(names)])
+    policies.follow_votes()
+    assert len(gate_tasks(store)) == 8  # with the next 24 others they are a quarter
+    assert min(task.priority for task in gate_tasks(store)) >= 5 - 24 / 100
+    rows = store.query("SELECT response_1_id, response_2_id, num_made FROM task_status WHERE purpose = 'gate'").to_pylist()
+    again = {(row["response_1_id"], row["response_2_id"]) for row in rows}
+    assert len(again) == 20  # the same pairs
+    assert answered == sum(row["num_made"] for row in rows) > 0
+
+
 def test_the_pairs_are_of_both_policies_on_one_heldout_prompt_and_each_prompt_comes_first_once(store, policies):
     policies.compare(policy(store, 1))
     tasks = gate_tasks(store)
@@ -172,7 +191,7 @@ def test_a_comparison_ends_undecided_with_its_most_votes(store, policies):
             favoured = "01"[turn % 2] if pair.purpose == "gate" else "1"
             verdict = "a" if pair.response_a_id.startswith(f"p{favoured}-") else "b"
             store.submit(JudgmentInput(lease_id=pair.lease_id, verdict=verdict), annotator_id="ann0")
-    policies.follow_votes()
+            policies.follow_votes()
     [comparison] = policies.comparisons.all()
     assert comparison.decided.data["action"] == "stopped"
     assert comparison.decided.data["figures"]["wins"] + comparison.decided.data["figures"]["losses"] == 20
