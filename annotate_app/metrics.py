@@ -3,12 +3,15 @@
 import threading
 import time
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from annotate_app.context import AppContext
 from annotate_app.logs import HEADER, REQUEST_ID, request_id
+from storage.latencies import BOUNDS_S
 from storage.store import Store
 
 API = "/api/v1"
@@ -85,10 +88,48 @@ def store_lines(store: Store) -> Iterator[str]:
     yield from _metric("nashloop_judgments_standing", "gauge", "Judgments that stand.", stats["judgments"])
     yield from _metric("nashloop_open_leases", "gauge", "Pairs in annotators' hands.", stats["leases_open"])
     yield from _metric("nashloop_open_tasks", "gauge", "Pairs that still want judgments.", stats["tasks_open"])
+    yield from _metric("nashloop_annotators_active", "gauge", "Who labelled in the last hour.", stats["annotators_active_1h"])
     yield from _metric("nashloop_writer_queue", "gauge", "Writes that wait for a commit.", health["queue"])
+    yield from _metric("nashloop_writer_up", "gauge", "1 while the database takes writes.", int(health["writer"]))
+    if commits := health.get("commits"):
+        yield from _histogram("nashloop_commit_seconds", "Seconds from the last write of a group to its commit.", *commits.read())
+
+
+def loop_lines(context: AppContext) -> Iterator[str]:
+    """Jobs by state, the policy that serves, people's votes on policies, and whether live prompts are answered."""
+    states = Counter((round_.kind, round_.status) for round_ in context.store.list_rounds())
+    yield from _family(
+        "nashloop_jobs", "Jobs by kind and state.", [(f'kind="{k}",status="{s}"', n) for (k, s), n in sorted(states.items())]
+    )
+    serving = context.store.serving_policy()
+    if serving is not None:
+        yield from _metric("nashloop_serving_policy", "gauge", "Number of the policy in service.", serving.number)
+    gates = [(f'policy="{one.candidate.number}"', gate) for one, gate, _ in context.rounds.comparisons()]
+    yield from _family("nashloop_gate_votes", "Votes on a candidate policy.", [(name, gate.votes) for name, gate in gates])
+    yield from _family("nashloop_gate_low", "Lower bound of its win rate by votes.", [(name, gate.low) for name, gate in gates])
+    yield from _family("nashloop_gate_high", "Upper bound of its win rate by votes.", [(name, gate.high) for name, gate in gates])
+    if context.live is not None:
+        up = int(context.live.problem is None)
+        yield from _metric("nashloop_live_prompts_up", "gauge", "1 while the policy server answers live prompts.", up)
 
 
 def _metric(name: str, kind: str, meaning: str, value: float) -> Iterator[str]:
     yield f"# HELP {name} {meaning}"
     yield f"# TYPE {name} {kind}"
     yield f"{name} {value}"
+
+
+def _family(name: str, meaning: str, rows: Sequence[tuple[str, float]]) -> Iterator[str]:
+    yield f"# HELP {name} {meaning}"
+    yield f"# TYPE {name} gauge"
+    for labels, value in rows:
+        yield f"{name}{{{labels}}} {value}"
+
+
+def _histogram(name: str, meaning: str, counts: Sequence[int], seconds: float) -> Iterator[str]:
+    yield f"# HELP {name} {meaning}"
+    yield f"# TYPE {name} histogram"
+    for bound, total in zip([*map(str, BOUNDS_S), "+Inf"], accumulate(counts), strict=True):
+        yield f'{name}_bucket{{le="{bound}"}} {total}'
+    yield f"{name}_sum {seconds:.6f}"
+    yield f"{name}_count {sum(counts)}"

@@ -102,7 +102,7 @@ def _add_operations(app: FastAPI, context: AppContext, request_metrics: metrics.
 
     @app.get("/metrics", include_in_schema=False)
     def show_metrics() -> Response:
-        lines = [*metrics.store_lines(context.store), *request_metrics.lines()]
+        lines = [*metrics.store_lines(context.store), *metrics.loop_lines(context), *request_metrics.lines()]
         return Response("\n".join(lines) + "\n", media_type=metrics.CONTENT_TYPE)
 
     @app.get("/docs", include_in_schema=False)

@@ -284,6 +284,7 @@ class DuckDBStore:
         return {
             "writer": self._open and state.writer.alive(),
             "queue": state.writer.waiting(),
+            "commits": state.writer.commits,
             "schema": state.database.schema_version,
             "path": str(state.database.path),
         }

@@ -157,7 +157,7 @@ class Store(Protocol):
 
     def backup(self, path: Path) -> None: ...
     def version(self) -> int: ...  # grows with every record written; costs nothing to ask
-    def health(self) -> dict[str, Any]: ...  # {"writer": bool, "queue": n, "schema": version, "path": ..}
+    def health(self) -> dict[str, Any]: ...  # {"writer": bool, "queue": n, "schema": version, "path": .., "commits": Latencies}
     def close(self) -> None: ...
 
 

@@ -8,6 +8,7 @@ gets a transaction of its own, so that one that fails does not fail its neighbou
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ import duckdb
 from storage.database import IN_MEMORY, Database, fetch_rows, insert_rows, readable
 from storage.errors import Unavailable
 from storage.journal import TABLES, Journal
+from storage.latencies import Latencies
 from storage.room import has_room
 
 logger = logging.getLogger(__name__)
@@ -119,6 +121,7 @@ class Writer:
         self._idle_seconds = idle_seconds
         self._dirty = False
         self._short_of_room = False
+        self.commits = Latencies()
         self._closing = threading.Lock()
         self._closed = False
         self.stopped_by: BaseException | None = None
@@ -206,11 +209,13 @@ class Writer:
             self._connection.begin()
             for job in group:
                 _attempt(job, transaction)
+            began = time.perf_counter()
             transaction.flush()
             if self._journal:
                 self._journal.append(transaction.journaled)
                 journaled = True
             self._connection.commit()
+            self.commits.observe(time.perf_counter() - began)
         except Exception as error:
             raise _GroupFailed from self._abandon(transaction, error, journaled=journaled)
 
