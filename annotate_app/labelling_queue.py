@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from annotate_app.candidates import pair_scores
-from annotate_app.pair_selection import PAIR_RULES, Pair
+from annotate_app.pair_selection import MIX, SELECTIONS, Pair
 from annotate_app.selection_draws import SelectedPair, SelectedSet, select_pairs, select_sets
+from annotate_app.selection_front import BEHIND, FrontOptions, refill_front
+from annotate_app.selection_mix import REPEAT, TRIANGLE
 from storage.errors import UserError
 from storage.records import Event, Policy, Response, Task
 from storage.store import Store
@@ -27,14 +29,14 @@ TASKS = uuid.UUID("6f0c1c1e-6d0c-5d0a-9d0f-6e6173686c6f")  # namespace of task i
 class QueueOptions:
     """How a policy's candidates become tasks. Without a preference model's scores the rule falls back to random."""
 
-    selection: str = "random"
+    selection: str = MIX
     overlap: int | None = None  # judgments wanted of each pair, by different annotators; None: as the campaign says
     pairs_per_prompt: int = 6  # all pairs of four responses
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.selection not in PAIR_RULES:
-            raise UserError(f"Unknown pair-selection rule {self.selection!r}. Choose one of: {', '.join(PAIR_RULES)}.")
+        if self.selection not in SELECTIONS:
+            raise UserError(f"Unknown pair-selection rule {self.selection!r}. Choose one of: {', '.join(SELECTIONS)}.")
         if (self.overlap is not None and self.overlap < 1) or self.pairs_per_prompt < 1:
             raise UserError(
                 f"overlap {self.overlap} and pairs_per_prompt {self.pairs_per_prompt} must be 1 or more. Correct them."
@@ -49,15 +51,9 @@ def make_tasks(store: Store, data_dir: Path, policy: Policy, promotion: Event, o
     Responses with the same text are not compared: nobody can prefer one.
     """
     campaign = store.campaign()
-    responses = store.list_responses(policy_id=policy.id, role="candidate")
-    train = {prompt.id for prompt in store.list_prompts("train")}
-    compared = [r for r in responses if r.prompt_id in train]
-    ranked: set[str] = set()
-    if campaign.responses_per_prompt > 2:
-        compared = _distinct(compared)
-        ranked = _prompts_to_rank(compared)
-    pairs = _pairs(compared, pair_scores(store, data_dir, policy))
-    queued = _close_others(store, policy, {response.id for response in responses}, ranked)
+    pairs, ranked = _all_pairs(store, data_dir, policy)
+    candidates = {response.id for response in store.list_responses(policy_id=policy.id, role="candidate")}
+    queued = _close_others(store, policy, candidates, ranked)
     judged = [judgment for judgment in store.list_judgments() if judgment.verdict != "skip"]
     shown = [task.shown_ids for task in queued] + [judgment.shown_ids for judgment in judged]
     asked = {frozenset(two) for ids in shown for two in combinations(ids, 2)}
@@ -69,6 +65,32 @@ def make_tasks(store: Store, data_dir: Path, policy: Policy, promotion: Event, o
     rankings = [pair for pair in pairs if pair.prompt_id in ranked - done]
     tasks += _ranking_tasks(rankings, options, rng, make, size=campaign.responses_per_prompt)
     return store.add_tasks(tasks)
+
+
+def renew_front(store: Store, data_dir: Path, policy: Policy, promotion: Event, options: QueueOptions, *, now: datetime) -> int:
+    """Choose the next pairs anew by what the newest preference model knows, where the queue is the mix; returns tasks made."""
+    if options.selection != MIX:
+        return 0
+    pairs, ranked = _all_pairs(store, data_dir, policy)
+    front = FrontOptions(
+        promotion_id=promotion.id,
+        policy_number=policy.number,
+        wanted=options.overlap or store.campaign().overlap,
+        pairs_per_prompt=options.pairs_per_prompt,
+        seed=options.seed,
+    )
+    return refill_front(store, [pair for pair in pairs if pair.prompt_id not in ranked], front, now=now)
+
+
+def _all_pairs(store: Store, data_dir: Path, policy: Policy) -> tuple[list[Pair], set[str]]:
+    """Pairs of the policy's candidates with their scores, and the prompts whose responses are ranked instead."""
+    train = {prompt.id for prompt in store.list_prompts("train")}
+    compared = [r for r in store.list_responses(policy_id=policy.id, role="candidate") if r.prompt_id in train]
+    ranked: set[str] = set()
+    if store.campaign().responses_per_prompt > 2:
+        compared = _distinct(compared)
+        ranked = _prompts_to_rank(compared)
+    return _pairs(compared, pair_scores(store, data_dir, policy)), ranked
 
 
 def _distinct(responses: list[Response]) -> list[Response]:
@@ -83,7 +105,7 @@ def _prompts_to_rank(responses: list[Response]) -> set[str]:
 
 def _close_others(store: Store, policy: Policy, candidates: set[str], ranked: set[str]) -> list[Task]:
     """The open label tasks of this policy that are still wanted as they are; all others are closed."""
-    open_tasks = [task for task in store.open_tasks() if task.purpose == "label"]
+    open_tasks = [task for task in store.open_tasks() if task.purpose == "label" or task.selection_rule in (TRIANGLE, REPEAT)]
     stale = [task.id for task in open_tasks if task.response_1_id not in candidates]
     if stale:
         store.close_tasks(stale, actor="system", reason=f"policy {policy.number} serves")
@@ -108,6 +130,8 @@ def _pair_tasks(
     for place, selected in enumerate(order):
         shown = (selected.pair.response_1_id, selected.pair.response_2_id)
         priority = -selected.rank - place / len(order)  # in the order drawn; later additions mix in by rank
+        if options.selection == MIX:  # any of these might have come first; the mix draws from all prompts' pairs
+            selected, priority = replace(selected, probability=1 / (len(order) - place)), BEHIND + priority
         tasks.append(make.task(selected.pair.prompt_id, shown, selected, priority))
     return tasks
 
@@ -118,7 +142,8 @@ def _ranking_tasks(pairs: list[Pair], options: QueueOptions, rng: random.Random,
 
 
 def _rule(pairs: list[Pair], options: QueueOptions) -> str:
-    return options.selection if all(pair.mean_logit is not None for pair in pairs) else "random"
+    scored = all(pair.mean_logit is not None for pair in pairs)
+    return options.selection if scored and options.selection != MIX else "random"
 
 
 def _ids(pair: Pair) -> frozenset[str]:

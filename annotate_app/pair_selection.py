@@ -170,7 +170,9 @@ PAIR_RULES: dict[str, PairRule] = {
     "d_optimal": d_optimal,
     "information_per_second": information_per_second,
 }
+MIX = "mix"  # of several rules, selection_mix.py
 SELECTIONS = {  # what the queue can do, in words
+    MIX: "mix: random until a preference model is fitted, then what it does not know, a random share, audits and repeats",
     "random": "random",
     "near_tie": "near ties: pairs the preference model cannot decide",
     "bald": "disagreement: pairs its ensemble disagrees on",

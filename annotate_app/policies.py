@@ -12,7 +12,8 @@ from annotate_app.candidates import read_report
 from annotate_app.gate import HumanGate
 from annotate_app.human_gate import Comparison, Comparisons
 from annotate_app.job_setup import options_of
-from annotate_app.labelling_queue import QueueOptions, make_tasks
+from annotate_app.labelling_queue import QueueOptions, make_tasks, renew_front
+from annotate_app.selection_front import is_short
 from storage.errors import UserError
 from storage.records import Event, Policy, Round
 from storage.store import Store
@@ -165,14 +166,31 @@ class PolicyService:
             return "manual"
         return self._store.campaign().gate
 
-    def fill_queue(self) -> int:
-        """Make the tasks that the serving policy lacks, and the next pairs of comparisons; returns the number of the former."""
+    def fill_queue(self, *, renew: bool = False) -> int:
+        """Make the tasks that the serving policy lacks, and the next pairs of comparisons; returns the number of the former.
+
+        Chooses what to ask next where too little is chosen; ``renew``: in any case, for a new preference model.
+        """
         policy = self.get(None)
-        made_by = self._made_by(policy)
-        queue = options_of(made_by).queue if made_by else self._queue
-        made = make_tasks(self._store, self._data_dir, policy, self._promotion(policy), queue, now=self._clock())
+        with_what = (self._store, self._data_dir, policy, self._promotion(policy), self.queue_options())
+        made = make_tasks(*with_what, now=self._clock())
+        if renew or is_short(self._store):
+            renew_front(*with_what, now=self._clock())
         self.comparisons.fill()
         return made
+
+    def queue_options(self) -> QueueOptions:
+        """How the serving policy's candidates become tasks."""
+        made_by = self._made_by(self.get(None))
+        return options_of(made_by).queue if made_by else self._queue
+
+    def top_up_front(self) -> None:
+        """Choose what to ask next where little of what was chosen is left."""
+        with self._lock:
+            policy = self._store.serving_policy()
+            if policy is not None and is_short(self._store):
+                promotion = self._promotion(policy)
+                renew_front(self._store, self._data_dir, policy, promotion, self.queue_options(), now=self._clock())
 
     def _made_by(self, policy: Policy) -> Round | None:
         return next((r for r in self._store.list_rounds() if r.id == policy.round_id), None)

@@ -271,7 +271,7 @@ class RoundService:
 
     def _settle(self, round_: Round, registered: Registered) -> None:
         if registered.policy is None:
-            tasks = self._policies.fill_queue() if round_.kind == "generate" else 0
+            tasks = self._policies.fill_queue(renew=round_.kind == "fit") if round_.kind in ("generate", "fit") else 0
             self._end(round_, "done", _what_came(round_.kind, registered.num_responses, tasks))
             return
         decision = decide(registered.report, mode=self._policies.gate_mode(round_))
@@ -369,7 +369,7 @@ def _number_of(job_dir: Path) -> int:
 
 def _what_came(kind: str, num_responses: int, num_tasks: int) -> str:
     if kind == "fit":
-        return "The preference model is fitted; its report has the figures."
+        return "The preference model is fitted, and what to ask next is chosen anew; its report has the figures."
     if kind == "generate" and num_responses == 0:
         return "No new responses: they were sampled before with this seed. Choose another seed for more."
     return f"{num_responses} responses" + (f", {num_tasks} pairs to label." if kind == "generate" else ".")

@@ -16,7 +16,6 @@ from annotate_app.pair_selection import PAIR_RULES, Pair, Pool, build_pool, expe
 
 UNIFORM_SHARE = 0.2
 SHARPNESS = 4.0  # scores are raised to this power in draws from the whole pool; tuned by `nashloop bench selection`
-PER_PROMPT = 2  # pairs of one prompt in one batch, so that labels spread over prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,6 @@ def draw_mix(
     rng: random.Random,
     count: int,
     free: np.ndarray | None = None,
-    per_prompt: int = PER_PROMPT,
     sharpness: float = SHARPNESS,
 ) -> list[Draw]:
     """``count`` pairs of the pool in the order to ask them; fewer where no more are ``free`` (N,).
@@ -68,24 +66,22 @@ def draw_mix(
     pair tells something else. A rule that has no opinion of the pairs left draws evenly.
     """
     left = np.ones(len(pool), dtype=bool) if free is None else free.copy()
-    num_drawn = np.zeros(int(pool.prompt.max(initial=-1)) + 1, dtype=int)
     drawn: list[Draw] = []
-    while len(drawn) < count and (may := left & (num_drawn[pool.prompt] < per_prompt)).any():
+    while len(drawn) < count and left.any():
         scores = {rule: PAIR_RULES[rule](pool) for rule in shares}
-        chances = {rule: _chances(np.where(may, score, 0.0) ** sharpness, may) for rule, score in scores.items()}
+        chances = {rule: _chances(np.where(left, score, 0.0) ** sharpness, left) for rule, score in scores.items()}
         [rule] = rng.choices(list(shares), list(shares.values()))
         index = _pick(chances[rule], rng)
         probability = sum(share * chances[name][index] for name, share in shares.items()) / sum(shares.values())
         drawn.append(Draw(index, rule, float(scores[rule][index]), float(probability)))
         left[index] = False
-        num_drawn[pool.prompt[index]] += 1
         pool = expect_answer(pool, index)
     return drawn
 
 
-def _chances(weights: np.ndarray, may: np.ndarray) -> np.ndarray:
+def _chances(weights: np.ndarray, left: np.ndarray) -> np.ndarray:
     total = weights.sum()
-    return weights / total if total > 0 else may / may.sum()
+    return weights / total if total > 0 else left / left.sum()
 
 
 def _pick(chances: np.ndarray, rng: random.Random) -> int:

@@ -14,9 +14,10 @@ import numpy as np
 from annotate_app.pair_selection import Pool
 from annotate_app.selection_draws import Draw, draw_mix
 
-MIX = {"bald": 0.85, "random": 0.15}  # of the places that are neither audits nor repeats
+MIX = {"d_optimal": 0.85, "random": 0.15}  # of the places that are neither audits nor repeats
 AUDIT_SHARE, REPEAT_SHARE = 0.05, 0.05
 AUDIT_JUDGMENTS = 3  # of each pair of an audited prompt
+TRIANGLE, REPEAT = "triangle", "repeat"  # the selection rules of audits and repeats
 MIN_LABELS = 20  # decided labels before a model is trusted with choosing; fewer and everything is random
 
 
@@ -64,7 +65,7 @@ def _repeat(num_asked: np.ndarray, rng: random.Random) -> Place | None:
     once = np.flatnonzero(num_asked == 1)
     if not len(once):
         return None
-    return Place(index=int(rng.choice(once)), purpose="repeat", rule="repeat", score=None, probability=1 / len(once))
+    return Place(index=int(rng.choice(once)), purpose="repeat", rule=REPEAT, score=None, probability=1 / len(once))
 
 
 def _audit(pool: Pool, num_asked: np.ndarray, rng: random.Random) -> Place | None:
@@ -78,4 +79,4 @@ def _audit(pool: Pool, num_asked: np.ndarray, rng: random.Random) -> Place | Non
     of_prompt = np.flatnonzero((pool.prompt == prompt) & (num_asked < AUDIT_JUDGMENTS))
     least = of_prompt[num_asked[of_prompt] == num_asked[of_prompt].min()]
     index, missing = int(rng.choice(least)), AUDIT_JUDGMENTS - int(num_asked[least[0]])
-    return Place(index=index, purpose="audit", judgments=missing, rule="triangle", score=None, probability=1 / len(least))
+    return Place(index=index, purpose="audit", judgments=missing, rule=TRIANGLE, score=None, probability=1 / len(least))

@@ -36,7 +36,7 @@ class OptionsBody(Body):
     """What the app does with a job: how its policy's candidates become pairs to label, once it serves."""
 
     promote: Literal["gate", "manual"] | None = Field(None, description="gate: serve the new policy if it passes")
-    selection: str | None = Field(None, description="pair-selection rule: random, near_tie, bald")
+    selection: str | None = Field(None, description="which pairs to label next: mix, random, near_tie, bald ...")
     overlap: int | None = Field(None, description="judgments wanted of each pair, by different annotators")
     pairs_per_prompt: int | None = None
     with_imported: bool | None = Field(None, description="whether imported judgments count")

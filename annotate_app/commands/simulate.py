@@ -23,7 +23,7 @@ def simulate(
     annotators: Annotated[int, typer.Option("--annotators", min=1, help="Simulated annotators.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes everything that is drawn.")] = 0,
     update_rule: Annotated[str | None, typer.Option("--update-rule", help="See `nashloop rules`.")] = None,
-    selection: Annotated[str, typer.Option("--selection", help="Pair-selection rule: random, near_tie, bald.")] = "random",
+    selection: Annotated[str, typer.Option("--selection", help="Which pairs are labelled: random, mix, bald ...")] = "random",
     plot: Annotated[Path | None, typer.Option("--plot", help="PNG file for the curves.")] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Empty directory to keep everything in; temporary if not given.")
@@ -72,13 +72,13 @@ def _check(
     from annotate_app.commands.compose import check_model
     from annotate_app.commands.rounds import read_settings
     from annotate_app.commands.up import check_file
-    from annotate_app.pair_selection import PAIR_RULES
+    from annotate_app.pair_selection import SELECTIONS
     from annotate_app.worlds import WORLDS
 
     if world not in WORLDS:
         raise UserError(f"--world {world!r} is unknown. Worlds: {', '.join(WORLDS)}.")
-    if plan["selection"] not in PAIR_RULES:
-        raise UserError(f"--selection {plan['selection']!r} is unknown. Rules: {', '.join(PAIR_RULES)}.")
+    if plan["selection"] not in SELECTIONS:
+        raise UserError(f"--selection {plan['selection']!r} is unknown. Rules: {', '.join(SELECTIONS)}.")
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise UserError(f"--plot {plot} is refused: name a .png file in a folder that exists.")
     check_file(prompts)

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from annotate_app.pages.browse_html import page
-from annotate_app.pair_selection import PAIR_RULES, SELECTIONS
+from annotate_app.pair_selection import MIX, SELECTIONS
 from annotate_app.render import render_markdown, show_controls
 from storage.campaign import MAX_RESPONSES, Campaign
 
@@ -108,8 +108,8 @@ def _work(campaign: Campaign) -> str:
         _input("currency", "Currency", campaign.currency, ""),
         _number("budget_labels", "Budget, judgments", campaign.budget_labels, "Reached: no new pairs are handed out.", least=0),
     ]  # fmt: skip
-    pairs = [(name, SELECTIONS.get(name, name)) for name in PAIR_RULES]
-    fields.insert(2, _choice("selection", "Which pairs to label next", pairs, campaign.round.get("selection", "random")))
+    pairs = list(SELECTIONS.items())
+    fields.insert(2, _choice("selection", "Which pairs to label next", pairs, campaign.round.get("selection", MIX)))
     return f'<section><h2>Work and money</h2><div class="grid">{"".join(fields)}</div></section>'
 
 

@@ -10,7 +10,7 @@ from annotate_app.job_setup import OPTION_NAMES
 from annotate_app.pages import console_text as text
 from annotate_app.pages.console_parts import Part, actor, enabled, on_click
 from annotate_app.pages.now_html import STOPPED
-from annotate_app.pair_selection import PAIR_RULES, SELECTIONS
+from annotate_app.pair_selection import MIX, SELECTIONS
 from storage.contract.settings import GenerationSettings, JobSettings, UpdateSettings, build_settings
 from storage.errors import UserError
 from storage.records import Round
@@ -55,8 +55,8 @@ def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[
     rule.change(lambda name: gr.update(info=rules.get(name)), rule, rule, show_progress="hidden", api_visibility="private")
     promote = gr.Radio([("when the gate passes it", "gate"), ("by hand", "manual")], value="gate", label="Promote the new policy")
     with gr.Accordion("All settings", open=False):
-        selections = [(SELECTIONS.get(name, name), name) for name in PAIR_RULES]
-        selection = gr.Dropdown(selections, value="random", label="Which pairs to label next")
+        selections = [(words, name) for name, words in SELECTIONS.items()]
+        selection = gr.Dropdown(selections, value=MIX, label="Which pairs to label next")
         overlap = gr.Number(label="Judgments per pair", info="empty: as the campaign says", precision=0, minimum=1)
         fields = _fields(default)
     start = gr.Button("Run round", variant="primary", elem_id="run-round")
@@ -70,7 +70,7 @@ def _settings_form(context: AppContext) -> tuple[gr.Button, list[Any], Callable[
         settings = build_settings(nested({**asked, "kind": what}), where="Settings")
         context.rounds.start(settings, actor=actor(request), options=options)
 
-    usual = {"promote": "gate", "selection": "random", "overlap": None, **flat(default.model_dump(mode="json"))}
+    usual = {"promote": "gate", "selection": MIX, "overlap": None, **flat(default.model_dump(mode="json"))}
 
     def fill(wanted: dict[str, Any]) -> list[Any]:
         values = usual | flat(wanted)
