@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each side (default: 3)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of both sides (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, tokens and lengths (default: 0)")
+    parser.add_argument(
+        "--curves",
+        type=Path,
+        metavar="FILE.png",
+        help="no peer: draw what a whole round costs against prompts, responses and lengths, with its floor",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     parser.add_argument("--arm", help=argparse.SUPPRESS)  # this process is one of the two sides
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -49,18 +55,29 @@ def run(args: argparse.Namespace) -> int:
         serve(args.arm, args.directory)
         return 0
     _check(args)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if args.curves:
+        return _curves(args)
     result = measure(args)
     print(json.dumps(result) if args.json else as_text(result))
     return 0
 
 
+def _curves(args: argparse.Namespace) -> int:
+    from online_learner.bench_learner_curves import curves_text, measure_curves, save_curves
+
+    found = measure_curves(args.model, args.threads, args.seed, args.repeats)
+    save_curves(found, args.curves)
+    print(json.dumps(found) if args.json else curves_text(found))
+    return 0
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Both sides on one work, one after the other, ``repeats`` times, after one run of each that is not counted."""
-    from transformers.utils import logging
-
     from online_learner.bench_learner_work import lay_out
 
-    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         work = lay_out(
@@ -139,6 +156,7 @@ def _side(runs: list[dict[str, Any]], num_pairs: int) -> dict[str, Any]:
         "pairs_per_second": num_pairs / seconds,
         "peak_mib": max(run["peak_mib"] for run in runs),
         "run_mib": max(run["peak_mib"] - run["start_mib"] for run in runs),
+        "phases": {name: statistics.median(run["phases"][name] for run in runs) for name in runs[0]["phases"]},
         "losses": runs[0]["losses"],
         "gradient_norms": runs[0]["gradient_norms"],
     }
@@ -163,6 +181,8 @@ def as_text(result: dict[str, Any]) -> str:
         lines.append(f"{name:<12} {used} {rate:8.1f} pairs/s {peak:8.0f} MiB ({side['run_mib']:.0f} in the run)")
     faster = f"{result['times_faster']:.2f} times as fast ({result['times_less_cpu']:.2f} by CPU time)"
     lines.append(f"{faster} with {result['times_memory']:.2f} of the memory")
+    where = ", ".join(f"{name} {spent:.2f} s" for name, spent in result["ours"]["phases"].items() if spent > 0.001)
+    lines.append(f"Nashloop's CPU time: {where}")
     if "largest_loss_difference" in result:
         loss, norm = result["largest_loss_difference"], result["largest_gradient_norm_difference"]
         lines.append(f"losses of all steps agree to {loss:.1e}, gradient norms to {norm:.1e} (relative)")
@@ -181,6 +201,10 @@ def _check(args: argparse.Namespace) -> None:
     longest = math.ceil(1.6 * args.length) + 1
     if args.model == "tiny" and longest > 512:
         raise UserError(f"--length {args.length} gives sequences of {longest} tokens; the tiny policy reads 512. Take 300.")
+    if args.curves:
+        if args.curves.suffix.lower() != ".png" or not args.curves.parent.is_dir():
+            raise UserError(f"--curves {args.curves} is refused: name a .png file in a folder that exists.")
+        return
     try:
         found = version(args.peer)
     except PackageNotFoundError as error:

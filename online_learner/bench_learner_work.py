@@ -5,6 +5,8 @@ trainer that reads text sees the very same tokens. N prompts, K responses to eac
 """
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +18,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from online_learner.policy.adapters import TrainedAdapter
+from online_learner.policy.train import Schedule
 
 TINY = Path(__file__).parent / "tiny_policy"
 LLAMA_9M: dict[str, Any] = {
@@ -25,6 +28,7 @@ LLAMA_9M: dict[str, Any] = {
 }  # fmt: skip
 MODELS = ("tiny", "llama-9m")
 RANK, ALPHA = 16, 32
+BETA = 0.1  # of DPO
 SPECIAL = 3  # ids that no text holds: padding, unknown, end (of the tiny policy: 0, 2, 1)
 
 
@@ -36,6 +40,7 @@ class Work:
     model: str
     prompts: list[list[int]]  # (N,)
     responses: list[list[list[int]]]  # (N, K); empty where they are to be generated
+    num_responses: int  # K
     prompts_per_step: int
     max_new_tokens: int
     learning_rate: float
@@ -43,9 +48,7 @@ class Work:
 
     @property
     def num_pairs(self) -> int:
-        if not self.responses:
-            return len(self.prompts)
-        return sum(len(own) * (len(own) - 1) // 2 for own in self.responses)
+        return len(self.prompts) * self.num_responses * (self.num_responses - 1) // 2
 
     def pairs(self) -> list[tuple[int, int, int]]:
         """(prompt, winner, loser) of every pair, prompt by prompt."""
@@ -57,6 +60,34 @@ class Work:
     @classmethod
     def load(cls, directory: Path) -> "Work":
         return cls(**json.loads((directory / "work.json").read_text()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One timed run. By the losses and gradient norms (before clipping) of each step two sides can be seen to do the same."""
+
+    seconds: float
+    cpu_seconds: float  # of all threads: what the work costs, however busy the machine is
+    losses: list[float]
+    gradient_norms: list[float]
+    phases: dict[str, float]  # seconds of the processor
+    response_tokens: int  # sampled or given; 0 where the side does not tell
+
+
+def start_clock() -> Callable[[], dict[str, float]]:
+    """Seconds since now, by the wall and of the processor."""
+    wall, processor = time.perf_counter(), time.process_time()
+    return lambda: {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - processor}
+
+
+def schedule_of(work: Work) -> Schedule:
+    """One pass in the given order."""
+    return Schedule(epochs=1, groups_per_step=work.prompts_per_step, learning_rate=work.learning_rate, seed=0, in_order=True)
+
+
+def load_base(directory: Path) -> Any:
+    """The frozen base model of the work."""
+    return AutoModelForCausalLM.from_pretrained(directory / "model", dtype=torch.float32).eval().requires_grad_(False)
 
 
 def lay_out(directory: Path, *, case: str, model: str, num_prompts: int, length: int, threads: int, seed: int) -> Work:
@@ -73,12 +104,13 @@ def lay_out(directory: Path, *, case: str, model: str, num_prompts: int, length:
         return torch.randint(SPECIAL, base.config.vocab_size, (count,), generator=generator).tolist()
 
     prompts = [draw(0.1, 0.6) for _ in range(num_prompts)]
-    k = {"pairs": 2, "all-pairs": 4, "online-step": 0}[case]
+    k = {"pairs": 2, "all-pairs": 4, "online-step": 2}[case]
     work = Work(
         case=case,
         model=model,
         prompts=prompts,
-        responses=[[[*draw(0.2, 1.0), end] for _ in range(k)] for _ in prompts] if k else [],
+        responses=[] if case == "online-step" else [[[*draw(0.2, 1.0), end] for _ in range(k)] for _ in prompts],
+        num_responses=k,
         prompts_per_step={"pairs": 8, "all-pairs": 2, "online-step": num_prompts}[case],  # pairs in a step: 8, 12, all
         max_new_tokens=max(4, length // 2),
         learning_rate=1e-3,

@@ -16,7 +16,7 @@ from online_learner.policy.groups import Groups
 from online_learner.policy.step import group_sizes
 
 SHARE = 0.6  # of the free memory: other work goes on beside the update, and matrix products need workspace
-TOKENS_MEASURED = 512
+TOKENS_MEASURED = 128
 UNKNOWN_BYTES = 4 * 2**30  # free memory where the system does not tell
 COPIES_OF_A_TRAINED_WEIGHT = 4  # itself, its gradient and AdamW's two moments
 MIB = 2**20
