@@ -51,9 +51,7 @@ def check_models(settings: PreferenceSettings) -> None:
             "'backbone'. Set one of them back: label_map = 'none' or tune = 'head'."
         )
     if settings.tune == "backbone" and "bt_gpm_gated" in settings.models:
-        raise UserError(
-            "Preference model 'bt_gpm_gated' reads prompts with an untrained encoder. Set preference.tune = 'head'."
-        )
+        raise UserError("Preference model 'bt_gpm_gated' reads prompts with an untrained encoder. Set preference.tune = 'head'.")
 
 
 def fit_models(job: Job, features: Mapping[str, Tensor], say: Callable[[str], None]) -> JobFit:

@@ -53,7 +53,7 @@ class UpdateSettings(_Settings):
     """The policy update on the LoRA adapter. What a rule does not read is ignored; `python -m online_learner rules` says."""
 
     rule: str = Field("onpo_ref", description="update rule; see `python -m online_learner rules`")
-    step_size: float | Literal["auto"] = Field("auto", description="eta; auto: 5 without cycles, 4 with (5 in the first round)")
+    step_size: float | Literal["auto"] = Field("auto", description="eta; auto: 5 without cycles, 5, 4, 4, then 3 with")
     kl_coef: float | Literal["auto"] = Field("auto", description="tau, pull to the reference; auto: .01 or .05")
     beta: Annotated[float, Field(gt=0)] | Automatic = Field("auto", description="scale of the logistic rules (DPO); auto: .1")
     momentum: Annotated[float, Field(ge=0, lt=1)] | Automatic = Field(
