@@ -3,6 +3,7 @@
 import logging
 import re
 from typing import Any
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -31,7 +32,7 @@ def is_privileged(request: Request) -> bool:
 
 def recording(send: Send, store: Store, who: Principal, request: Request) -> Send:
     """``send`` that writes a granted call to the audit log, and a refused one to the app's own log, before it is answered."""
-    called = f"{request.method} {request.url.path}"
+    called = f"{request.method} {quote(request.url.path)}"  # no line break of a path reaches a log
 
     async def record(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -41,7 +42,7 @@ def recording(send: Send, store: Store, who: Principal, request: Request) -> Sen
                     store.append_event, actor=who.actor, kind="api.called", subject=called, data={"status": status}
                 )
             elif status == 403:
-                logger.warning("%s was refused to %s", called, who.actor)
+                logger.warning("%s was refused to %r", called, who.actor)
         await send(message)
 
     return record

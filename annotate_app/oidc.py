@@ -149,7 +149,7 @@ def _shown(claims: Mapping[str, Any]) -> str:
 
 
 def _failed(context: AppContext, request: Request, error: Exception) -> Response:
-    logger.warning("signing in through the provider failed: %s", type(error).__name__ if str(error) == "" else error)
+    logger.warning("signing in through the provider failed: %s: %r", type(error).__name__, str(error))
     language = language_of(request, context)
     body = paragraph(sentence("sign_in.oidc_failed", language), "problem")
     body += f'<p><a href="/sign-in">{sentence("sign_in.title", language)}</a></p>'

@@ -59,7 +59,9 @@ def test_a_refused_call_and_labelling_leave_no_entry_but_the_refusal_is_in_the_a
     assert client.post("/api/v1/leases").status_code == 200
     assert client.post("/api/v1/users", json={"name": "Mallory"}).status_code == 403
     assert context.store.list_events() == before
-    assert "POST /api/v1/users was refused to program" in caplog.text
+    assert client.post("/api/v1/users/x%0Aforged line/invite").status_code == 403
+    assert "POST /api/v1/users was refused to 'program'" in caplog.text
+    assert "\nforged" not in caplog.text  # a path cannot begin a line of the log
 
 
 def test_nothing_secret_is_in_the_log(root, context):
