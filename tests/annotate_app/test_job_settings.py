@@ -129,8 +129,8 @@ def test_a_job_runs_on_a_ray_cluster(tmp_path):
     learner = tmp_path / "learner.py"
     learner.write_text("import sys, pathlib\npath = pathlib.Path(sys.argv[1]) / 'input'\nprint(path.read_text())\n")
     words = [ray, *template.command[1 : template.command.index("--") + 1], sys.executable, str(learner), "{job_dir}"]
-    started = [ray, "start", "--head", "--num-cpus=1", "--port=0", "--dashboard-port=18265", "--include-dashboard=true"]
-    environment = {**os.environ, "RAY_ADDRESS": "http://127.0.0.1:18265", "RAY_USAGE_STATS_ENABLED": "0"}
+    started = [ray, "start", "--head", "--num-cpus=1", "--port=0", "--dashboard-port=28265", "--include-dashboard=true"]
+    environment = {**os.environ, "RAY_ADDRESS": "http://127.0.0.1:28265", "RAY_USAGE_STATS_ENABLED": "0"}
     subprocess.run(started, check=True, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, capture_output=True)
     exits: list[JobExit] = []
     launcher = Launcher(JobCommands(command=tuple(words)), exits.append, env=environment)
