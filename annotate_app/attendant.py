@@ -12,6 +12,7 @@ import numpy as np
 from annotate_app.candidates import pair_scores
 from annotate_app.context import AppContext
 from annotate_app.job_setup import OPTION_NAMES
+from annotate_app.launcher import JobRunning
 from annotate_app.pair_selection import information
 from annotate_app.triggers import Facts, NextRound, has_triggers, next_round
 from storage.campaign import Campaign
@@ -54,6 +55,8 @@ class Attendant:
             return
         try:
             started = self._rounds.start(**given, actor="system")
+        except JobRunning:  # tried again with the next look
+            return
         except UserError as error:  # tried again with the next label
             self._refused_at = facts.new_labels
             logger.warning("a round was due (%s) but did not start: %s", due.reason, error)
@@ -66,7 +69,7 @@ class Attendant:
         asked = {"last": last or datetime.fromtimestamp(0, UTC), "with_gate": campaign.gate_trains}
         [row] = self._store.query(_LABELS, asked).to_pylist()
         since = last or row["first_at"]
-        voted_on = (one.candidate for one, _, _ in self._rounds.comparisons() if one.decided is None)
+        voted_on = (one.candidate for one, _, _ in self._rounds.comparisons(only_open=True))
         return Facts(
             new_labels=row["new_labels"],
             all_labels=row["all_labels"],

@@ -174,10 +174,17 @@ class RoundService:
         """Have ``admit`` called with each policy before it serves; its UserError refuses the promotion."""
         self._policies.admit = admit
 
-    def comparisons(self) -> list[tuple[Comparison, HumanGate, int]]:
+    def comparisons(self, *, only_open: bool = False) -> list[tuple[Comparison, HumanGate, int]]:
         """People's blind comparisons of policies, newest first: how the votes stand and how many pairs wait in the queue."""
         found = self._policies.comparisons
-        return [(one, found.standing(one), found.num_open(one)) for one in reversed(found.all())]
+        wanted = [one for one in reversed(found.all()) if one.decided is None or not only_open]
+        return [(one, found.standing(one), found.num_open(one)) for one in wanted]
+
+    def comparison_of(self, policy: Policy) -> tuple[Comparison, HumanGate, int] | None:
+        """The same of one policy; None where people are not asked about it."""
+        found = self._policies.comparisons
+        one = found.of(policy)
+        return None if one is None else (one, found.standing(one), found.num_open(one))
 
     def compare(self, policy_id: str) -> None:
         """Have people compare a policy with the serving one; UserError where that cannot be."""

@@ -34,16 +34,18 @@ def build_router(context: AppContext) -> APIRouter:
         """Have people compare a policy with the serving one, as the campaign's gate does with new ones."""
         candidate = find_policy(context, body.policy)
         context.rounds.compare(candidate.id)
-        return next(gate_json(*found) for found in context.rounds.comparisons() if found[0].candidate.id == candidate.id)
+        found = context.rounds.comparison_of(candidate)
+        assert found is not None, "it was just opened"
+        return gate_json(*found)
 
     @router.get("/rounds/{number}/gate")
     def gate_of_round(number: int) -> dict[str, Any]:
         """How people's votes on the policy of a round stand; 404 where they are not asked."""
-        made = find_round(context, number).new_policy_id
-        for found in context.rounds.comparisons():
-            if found[0].candidate.id == made:
-                return gate_json(*found)
-        raise HTTPException(404, f"People do not compare a policy of job {number}. The campaign's gate_share has them asked.")
+        made = context.store.get_policy(find_round(context, number).new_policy_id or "")
+        found = context.rounds.comparison_of(made) if made else None
+        if found is None:
+            raise HTTPException(404, f"People do not compare a policy of job {number}. The campaign's gate_share has them asked.")
+        return gate_json(*found)
 
     @router.get("/next-round")
     def next_round() -> dict[str, Any]:
@@ -57,8 +59,7 @@ def what_is_coming(context: AppContext) -> list[str]:
     """What votes and triggers will decide by themselves, a sentence each; empty where everything is done by hand."""
     told = [
         f"People compare policy {one.candidate.number} with policy {one.opponent.number}. {gate.sentence}"
-        for one, gate, _ in context.rounds.comparisons()
-        if one.decided is None
+        for one, gate, _ in context.rounds.comparisons(only_open=True)
     ]
     return [*told, Attendant(context).next_round().sentence] if has_triggers(context.store.campaign()) else told
 

@@ -50,7 +50,7 @@ def gather_facts(context: AppContext, number: int) -> ReportFacts:
     policies = {policy.id: policy for policy in context.store.list_policies()}
     made = policies.get(round_.new_policy_id or "")
     rule = report.get("picked", {}).get("rule")
-    voted = next((found for found in context.rounds.comparisons() if made and found[0].candidate.id == made.id), None)
+    voted = context.rounds.comparison_of(made) if made else None
     return ReportFacts(
         campaign=context.campaign,
         number=number,
