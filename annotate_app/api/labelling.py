@@ -159,7 +159,7 @@ _NOT_YOURS = (
 def _answer(body: AnswerBody, lease_id: str) -> JudgmentInput:
     """Empty texts count as not given; a time in the future is a wrong clock, so now."""
     if body.ranking is not None:
-        check_ranking(_groups(body.ranking), sum(map(len, body.ranking)))
+        check_ranking(_groups(body.ranking), max(2, sum(map(len, body.ranking))))
     elif body.verdict is None:
         raise RequestValidationError([{"type": "missing", "loc": ("body", "verdict"), "msg": "Field required", "input": None}])
     now = datetime.now(UTC)

@@ -148,3 +148,13 @@ def test_flags_and_notes_need_a_lease_of_ones_own_and_are_read_by_researchers_on
     assert other.post(f"{API}/notes", json={"text": "x", "lease_id": pair["lease_id"]}).status_code == 404
     assert client.post(f"{API}/flags", json=flag | {"reason": " "}).status_code == 422
     assert [client.get(f"{API}/{what}").status_code for what in ("flags", "notes")] == [403, 403]
+
+
+def test_a_ranking_that_does_not_name_the_two_shown_first_is_refused(client):
+    [pair] = client.post(f"{API}/leases").json()["leases"]
+    for ranking in ([], [["a"]], [["b"]], [["a", "a"]], [["c"]]):
+        for path in ("judgments", f"judgments/{pair['lease_id']}/correct"):
+            body = {"ranking": ranking} | ({"lease_id": pair["lease_id"]} if path == "judgments" else {})
+            answer = client.post(f"{API}/{path}", json=body)
+            assert answer.status_code == 422, (path, ranking, answer.text)
+            assert "must name each of a, b once" in answer.json()["error"]["message"]
