@@ -71,23 +71,25 @@ def _of_rankings(utilities: Tensor, features: Tensor, rankings: Rankings) -> Ten
 
     Where responses are tied, what their order would have told is taken off: the covariance of the gradient over orders.
     """
-    num_orders, num_features = len(rankings.orders), features.shape[1]
-    log_prob, gradient = utilities.new_zeros(num_orders), features.new_zeros(num_orders, num_features)
-    information = features.new_zeros(num_orders, num_features, num_features)
+    log_prob, gradient = utilities.new_zeros(len(rankings.orders)), torch.zeros_like(features[rankings.orders[:, 0]])
+    choices: list[tuple[Tensor, Tensor]] = []  # orders that have the choice, sqrt p times centred features
     for k in range(rankings.orders.shape[1] - 1):
         remaining = rankings.orders[:, k:]
         present = remaining >= 0
-        chosen = present.sum(1) > 1
+        chosen = (present.sum(1) > 1).nonzero()[:, 0]
         rows = remaining[chosen].clamp_min(0)
         p = torch.softmax(utilities[rows].masked_fill(~present[chosen], -torch.inf), dim=1)  # (chosen, K - k)
         centred = features[rows] - (p.unsqueeze(-1) * features[rows]).sum(1, keepdim=True)
         log_prob[chosen] += p[:, 0].log()
         gradient[chosen] += centred[:, 0]
-        information[chosen] += torch.einsum("ok,okd,oke->ode", p, centred, centred)
-    total = features.new_zeros(num_features, num_features)
+        choices.append((chosen, p.sqrt().unsqueeze(-1) * centred))
+    share, spread = torch.zeros_like(log_prob), torch.zeros_like(gradient)
     for ranking in range(len(rankings.sizes)):
         own = rankings.ranking == ranking
-        share = torch.softmax(log_prob[own], dim=0)
-        spread = gradient[own] - share @ gradient[own]
-        total += torch.einsum("o,ode->de", share, information[own]) - spread.T @ (share[:, None] * spread)
+        share[own] = torch.softmax(log_prob[own], dim=0)
+        spread[own] = gradient[own] - share[own] @ gradient[own]
+    total = -spread.T @ (share[:, None] * spread)
+    for chosen, scaled in choices:
+        weighed = (share[chosen].sqrt()[:, None, None] * scaled).flatten(0, 1)
+        total += weighed.T @ weighed
     return total
