@@ -17,8 +17,9 @@ from storage.accounts import load_accounts
 from storage.backup import back_up
 from storage.campaign import Campaign, build_campaign
 from storage.database import IN_MEMORY, Database, fetch_rows
-from storage.errors import Unavailable
+from storage.errors import Unavailable, UserError
 from storage.forgetting import ask_to_rewrite, redact, rewrite_if_asked
+from storage.journal import journal_path
 from storage.lease_tables import load_lease_book, load_training
 from storage.records import (
     Annotator,
@@ -56,6 +57,7 @@ def open_store(
     """Open or create the database at ``path``; None keeps everything in memory. UserError where another process holds it."""
     if path:
         rewrite_if_asked(Path(path))
+        _refuse_if_lost(Path(path))
     database = Database(Path(path) if path else IN_MEMORY)
     connection = database.connection
     journal, recovery = None, None
@@ -86,6 +88,15 @@ def open_store(
         with suppress(Unavailable):  # a full disk does not keep the app from starting
             store.append_event(actor="system", kind="journal.compared", subject="database", data=data)
     return store
+
+
+def _refuse_if_lost(path: Path) -> None:
+    """A journal without its database is a campaign that lost a file: beginning an empty one would hide that."""
+    if journal_path(path).exists() and not path.exists():
+        raise UserError(
+            f"{path} is gone, but its journal is there. `nashloop doctor --repair --data {path.parent}` brings it back; "
+            "to begin a new campaign, name another --data directory."
+        )
 
 
 class DuckDBStore:

@@ -31,6 +31,7 @@ UNFLUSHED = {"leases"}  # a lease alone is no promise; the next judgment flushes
 ROWS_PER_LINE = 1000
 DEFLATE_BYTES = 512
 TAIL_BYTES = 1 << 22
+_flush_data = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
 def journal_path(database: Path) -> Path:
@@ -84,7 +85,7 @@ class Journal:
                 named = [(table, dict(zip(SCHEMAS[table].names, row, strict=True))) for table, row in part]
                 self._write(encode({"rows": named} | ({"totals": self.totals} if last else {})))
             if any(table not in UNFLUSHED for table, _ in rows):
-                os.fdatasync(self._file)
+                _flush_data(self._file)
         except OSError:
             self.take_back()
             raise

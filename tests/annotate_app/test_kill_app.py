@@ -116,7 +116,7 @@ def killed_again_and_again(data, secrets, kills, rng):
 def test_no_acknowledged_judgment_is_lost_or_doubled_by_kill_9(tmp_path, kills):
     rng = random.Random(kills)
     store = open_store(tmp_path / DATABASE)
-    num_tasks = 100 * kills
+    num_tasks = 20 * kills + 100
     fill(store, num_tasks=num_tasks, num_annotators=NUM_CLIENTS)
     secrets = [
         issue_token(store, name=f"client{k}", scope="label", annotator_handle=f"Annotator {k}")[1] for k in range(NUM_CLIENTS)

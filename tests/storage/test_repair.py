@@ -108,6 +108,15 @@ def test_starting_with_a_damaged_log_names_the_remedy(files):
         open_store(files)
 
 
+def test_a_lost_file_is_not_replaced_by_an_empty_one(files, killed):
+    files.unlink()
+    with pytest.raises(UserError, match=r"is gone, but its journal is there. `nashloop doctor --repair --data"):
+        open_store(files)
+    assert not files.exists()
+    assert repair(files) is not None
+    assert judged(files) == killed[1]
+
+
 @pytest.mark.parametrize("with_backup", [True, False])
 @pytest.mark.parametrize("harm", ["header", "gone", "text"])
 def test_a_file_that_cannot_be_read_comes_back_from_backup_and_journal(files, killed, harm, with_backup):
