@@ -50,16 +50,20 @@ def _given(reason: str, what: str) -> str:
     return reason.strip()
 
 
-# The answer known of a training pair, in the order shown; words that have to be read before a verdict.
+# The answer known of a training pair or check, in the order shown; words that have to be read before a verdict.
 _SAID = """
-    WITH answers AS (SELECT subject AS task_id, arg_max(data ->> '$.verdict', seq) AS verdict FROM events
-                     WHERE kind = 'task.answer' GROUP BY subject)
+    WITH told AS (SELECT subject AS id, arg_max(data ->> '$.verdict', seq) AS verdict FROM events
+                  WHERE kind = 'task.answer' GROUP BY subject),
+    answers AS (
+        SELECT least(response_1_id, response_2_id) AS first, greatest(response_1_id, response_2_id) AS second,
+               max(verdict) AS verdict, max(CASE verdict WHEN 'a' THEN response_1_id WHEN 'b' THEN response_2_id END) AS better
+        FROM told JOIN tasks USING (id) GROUP BY ALL)
     SELECT judgment_id, ranking_id, annotator_id, annotator, annotator_kind, response_a_id, response_b_id, j.verdict, standing,
            shown_at, submitted_at,
-           CASE WHEN answers.verdict NOT IN ('a', 'b') OR response_a_id = tasks.response_1_id THEN answers.verdict
-                WHEN answers.verdict = 'a' THEN 'b' WHEN answers.verdict = 'b' THEN 'a' END AS known,
+           CASE WHEN better = response_a_id THEN 'a' WHEN better = response_b_id THEN 'b' ELSE answers.verdict END AS known,
            len(string_split_regex(trim(response_a || ' ' || response_b), '\\s+')) AS num_words
-    FROM all_judgments j JOIN tasks ON tasks.id = j.task_id
-    LEFT JOIN answers ON answers.task_id = j.task_id AND tasks.purpose = 'gold'
-    WHERE standing AND (tasks.purpose <> 'gold' OR answers.verdict IS NOT NULL) ORDER BY j.seq
+    FROM all_judgments j
+    LEFT JOIN answers ON (purpose = 'gold' OR selection_rule = 'check')
+        AND answers.first = least(response_a_id, response_b_id) AND answers.second = greatest(response_a_id, response_b_id)
+    WHERE standing AND (purpose <> 'gold' OR answers.verdict IS NOT NULL) ORDER BY j.seq
 """

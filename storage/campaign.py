@@ -27,6 +27,7 @@ class Campaign:
     overlap_max: int | None = Field(
         default=None, ge=3, le=20
     )  # people asked where those before want opposite things; None: no more
+    check_share: float = Field(default=0, ge=0, le=0.5)  # of the pairs handed out: unanimous ones, given silently
     pass_mark: float | None = Field(default=None, ge=0, le=1)  # share of training pairs that must be right; None: no training
     num_training: int = Field(default=0, ge=0, le=100)  # training pairs to answer before real work
     break_minutes: int | None = Field(default=None, ge=1, le=480)  # a gentle reminder
@@ -42,6 +43,7 @@ class Campaign:
     round_every_labels: int | None = Field(default=None, ge=20)  # a round starts by itself after so many decided labels
     round_every_hours: float | None = Field(default=None, ge=0.1, le=10_000)  # after so long, if there are new labels
     round_below_bits: float | None = Field(default=None, gt=0, le=1)  # when a waiting pair tells less: its expected information
+    refit_every_labels: int | None = Field(default=25, ge=5)  # the model that chooses pairs is fitted anew; None: never
     round: dict[str, Any] = field(default_factory=dict)  # defaults of the round form, keys as in a round's settings
 
     @model_validator(mode="after")

@@ -13,7 +13,7 @@ from storage.campaign import Campaign, campaign_values
 from storage.contract.settings import build_settings
 from storage.errors import UserError
 
-FOR_RESEARCHERS = ("price_per_label", "currency", "budget_labels", "round", "gate")  # names begin so
+FOR_RESEARCHERS = ("price_per_label", "currency", "budget_labels", "round", "gate", "check")  # names begin so
 
 
 def build_router(context: AppContext) -> APIRouter:

@@ -12,16 +12,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AwareDatetime, Field
 
 from annotate_app import texts
-from annotate_app.adjudication import FurtherOpinions
 from annotate_app.api.people import AnnotatorId, Body
 from annotate_app.api.shown import judgment_json, lease_json
 from annotate_app.context import AppContext
-from annotate_app.crowd_platform import labels_left
+from annotate_app.handing_out import HandingOut
 from annotate_app.render import render_markdown
 from storage.campaign import MAX_RESPONSES
 from storage.errors import UserError
 from storage.rankings import Groups, check_ranking, verdict_of_first_two
-from storage.records import JudgmentInput, LeasedPair, Span, Verdict
+from storage.records import JudgmentInput, Span, Verdict
 
 MAX_LEASES = 100
 TEXT_LIMIT = 20_000  # characters of a rationale or an edited response
@@ -69,17 +68,7 @@ class JudgmentBody(AnswerBody):
 def build_router(context: AppContext) -> APIRouter:
     """Routes of scope label that hand out pairs and take judgments."""
     router, store = APIRouter(tags=["labelling"]), context.store
-    opinions = FurtherOpinions(store)
-
-    in_no_study: set[str] = set()  # nobody joins one later: participants are new annotators
-
-    def hand_out(annotator_id: str, count: int, *, resume: bool = False) -> list[LeasedPair]:
-        """No more than a participant of a study is to judge."""
-        left = None if annotator_id in in_no_study else labels_left(store, annotator_id, with_held=resume)
-        if left is None:
-            in_no_study.add(annotator_id)
-        count = count if left is None else min(count, left)
-        return opinions.lease(annotator_id, count, resume=resume) if count else []
+    queue = HandingOut(store)
 
     @router.post("/leases")
     def lease(annotator_id: AnnotatorId, body: LeaseBody | None = None) -> dict[str, Any]:
@@ -90,7 +79,7 @@ def build_router(context: AppContext) -> APIRouter:
         them.
         """
         body = body or LeaseBody()  # pyright: ignore[reportCallIssue]
-        return {"leases": [lease_json(pair) for pair in hand_out(annotator_id, body.count, resume=body.resume)]}
+        return {"leases": [lease_json(pair) for pair in queue.lease(annotator_id, body.count, resume=body.resume)]}
 
     @router.post("/leases/renew")
     def renew(body: RenewBody, annotator_id: AnnotatorId) -> dict[str, Any]:
@@ -109,7 +98,7 @@ def build_router(context: AppContext) -> APIRouter:
             raise HTTPException(*_REFUSALS[result.status])
         assert result.judgment is not None
         response.status_code = 201 if result.status == "stored" else 200
-        upcoming = hand_out(annotator_id, body.next) if body.next else []
+        upcoming = queue.lease(annotator_id, body.next) if body.next else []
         return {
             "judgment": judgment_json(result.judgment),
             "feedback": asdict(result.feedback) if result.feedback else None,

@@ -99,6 +99,7 @@ def _work(campaign: Campaign) -> str:
     fields = [
         _number("overlap", "Judgments per pair", campaign.overlap, "By different people; 2 or more measure agreement.", least=1),
         _number("overlap_max", "Where people disagree", campaign.overlap_max, "Ask up to so many. Empty: nobody more.", least=3),
+        _input("check_share", "Share of silent checks", campaign.check_share, "0.05: every twentieth; unanimous pairs."),
         _number(
             "responses_per_prompt", "Responses judged at once", campaign.responses_per_prompt,
             f"2: pairs; 3 to {MAX_RESPONSES}: rankings.", least=2,

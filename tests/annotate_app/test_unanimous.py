@@ -1,18 +1,20 @@
 """Pairs on which everybody agreed become training pairs with their answer; those that are contested do not."""
 
 import json
+import random
 
 import pytest
 from typer.testing import CliRunner
 
-from annotate_app.annotators import exclude, find_annotator
+from annotate_app.annotators import exclude, find_annotator, known_of_annotators
 from annotate_app.cli import app as command_line
 from annotate_app.commands.compose import open_context
+from annotate_app.handing_out import HandingOut
 from annotate_app.unanimous import promote_unanimous
 from storage.campaign import Campaign
 from storage.errors import UserError
 from storage.records import JudgmentInput
-from tests.storage.builders import fill
+from tests.storage.builders import fill, make_task
 
 
 def prefer(store, annotator_id, task_id, response_id):
@@ -68,3 +70,40 @@ def test_the_command_says_how_many(tmp_path):
     assert json.loads(told.stdout) == {"unanimous": 1, "pairs": 1}
     neither = run(command_line, ["prompts", "gold", *data])
     assert isinstance(neither.exception, UserError) and "one of them" in str(neither.exception)
+
+
+def test_checks_come_silently_once_and_tell_how_often_somebody_is_right(context):
+    store = context.store
+    store.close_tasks([task.id for task in store.open_tasks()], actor="test", reason="others are wanted")
+    store.add_tasks([make_task("agreed", "q0", "q0-1", "q0-2", wanted=2), make_task("plain", "q1", "q1-1", "q1-2", wanted=3)])
+    for who in ("ann0", "ann1"):
+        prefer(store, who, "agreed", "q0-2")
+    assert promote_unanimous(store, 2, actor="rosa")["pairs"] == 1
+    handing_out = HandingOut(store, random.Random(0))
+    [real] = handing_out.lease("ann2", 1)
+    assert real.task_id == "plain"  # no share of checks yet
+    store.set_campaign(Campaign(check_share=0.5), actor="rosa")
+    assert all(pair.task_id == "plain" for pair in handing_out.lease("ann0", 20, resume=True))  # ann0 made the answer known
+    found = [pair for _ in range(20) for pair in handing_out.lease("ann2", 1)]
+    [check] = found  # of forty places half would be checks, but nobody gets a pair twice
+    assert check.purpose == "audit" and {check.response_a_id, check.response_b_id} == {"q0-1", "q0-2"}
+    verdict = "a" if check.response_a_id == "q0-1" else "b"
+    result = store.submit(JudgmentInput(lease_id=check.lease_id, verdict=verdict), annotator_id="ann2")
+    assert result.feedback is None and result.training is None  # nobody is told
+    people = {person["annotator_id"]: person for person in known_of_annotators(context)["annotators"]}
+    assert people["ann2"]["known_right"] == (0, 1) and people["ann0"]["known_right"] is None
+    assert store.count_judgments() == 3  # a check counts as one more judgment
+
+
+def test_nobody_in_training_or_excluded_gets_a_check(context):
+    store = context.store
+    store.close_tasks([task.id for task in store.open_tasks()], actor="test", reason="others are wanted")
+    store.add_tasks([make_task("agreed", "q0", "q0-1", "q0-2", wanted=2)])
+    for who in ("ann0", "ann1"):
+        prefer(store, who, "agreed", "q0-2")
+    promote_unanimous(store, 2, actor="rosa")
+    store.set_campaign(Campaign(check_share=0.5, pass_mark=1.0, num_training=1), actor="rosa")
+    assert {pair.purpose for pair in HandingOut(store, random.Random(0)).lease("ann2", 20)} == {"gold"}
+    store.set_campaign(Campaign(check_share=0.5), actor="rosa")
+    exclude(store, find_annotator(store, "ann2"), actor="rosa", reason="a test")
+    assert HandingOut(store, random.Random(0)).lease("ann2", 20) == []
