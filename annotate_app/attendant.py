@@ -1,4 +1,5 @@
-"""What the app does by itself while it runs: follow votes on policies, and start the rounds that the campaign wants."""
+"""What the app does by itself while it runs: follow votes on policies, start the rounds that the campaign wants, and fit the
+preference model anew after every batch of labels, so that the choice of pairs is never a round behind."""
 
 import logging
 import threading
@@ -14,6 +15,7 @@ from annotate_app.context import AppContext
 from annotate_app.job_setup import OPTION_NAMES
 from annotate_app.launcher import JobRunning
 from annotate_app.pair_selection import information
+from annotate_app.selection_mix import MIN_LABELS
 from annotate_app.triggers import Facts, NextRound, has_triggers, next_round
 from storage.campaign import Campaign
 from storage.contract.settings import build_settings
@@ -22,6 +24,8 @@ from storage.errors import UserError
 logger = logging.getLogger(__name__)
 
 LOOK_S = 3.0
+REFIT_SHARE = 0.1  # of the labels so far: a batch grows with them, since each label changes the model less
+REFIT_HEADS = 16  # fewer make a poor estimate of what the model does not know (`nashloop bench selection`)
 
 
 class Attendant:
@@ -31,6 +35,7 @@ class Attendant:
         self._store, self._rounds, self._data_dir, self._clock = context.store, context.rounds, context.data_dir, clock
         self._version: int | None = None  # of the store when votes were followed
         self._refused_at: int | None = None  # labels when a round could not be started
+        self._not_refitted_at: int | None = None  # labels when a fit could not be started
 
     def look(self) -> None:
         """Once: follow votes if anything was written, and start a round if one is due."""
@@ -38,9 +43,12 @@ class Attendant:
         if version != self._version:
             self._version = version
             self._rounds.follow_votes()
+            self._rounds.top_up_front()
         campaign = self._store.campaign()
         if has_triggers(campaign):
             self._start_if_due(campaign)
+        if campaign.refit_every_labels is not None and self._rounds.chooses_by_model():
+            self._refit_if_due(campaign, campaign.refit_every_labels)
 
     def next_round(self) -> NextRound:
         """When the next round begins."""
@@ -62,6 +70,25 @@ class Attendant:
             logger.warning("a round was due (%s) but did not start: %s", due.reason, error)
             return
         self._store.append_event(actor="system", kind="trigger.fired", subject=started.id, data={"reason": due.reason})
+
+    def _refit_if_due(self, campaign: Campaign, every: int) -> None:
+        rounds, given = self._store.list_rounds(), _settings(campaign)
+        if any(round_.status == "running" for round_ in rounds):
+            return
+        last = next((r.created_at for r in rounds if r.kind in ("round", "fit")), datetime.fromtimestamp(0, UTC))
+        [row] = self._store.query(_LABELS, {"last": last, "with_gate": campaign.gate_trains}).to_pylist()
+        enough = max(given["settings"].preference.min_judgments, MIN_LABELS)
+        due = row["all_labels"] >= enough and row["new_labels"] >= max(every, REFIT_SHARE * row["all_labels"])
+        if not due or row["all_labels"] == self._not_refitted_at:
+            return
+        preference = given["settings"].preference
+        more = preference.model_copy(update={"num_heads": max(preference.num_heads, REFIT_HEADS)})
+        settings = given["settings"].model_copy(update={"preference": more})
+        try:
+            self._rounds.start(settings, actor="system", kind="fit", options=given["options"])
+        except UserError as error:  # tried again with the next label
+            self._not_refitted_at = row["all_labels"]
+            logger.warning("the preference model was not fitted anew: %s", error)
 
     def _facts(self, campaign: Campaign) -> Facts:
         rounds = self._store.list_rounds()

@@ -19,7 +19,7 @@ from annotate_app.selection_mix import MIN_LABELS, draw_places
 from annotate_app.selection_worlds import FIRST, RESPONSES, SECOND, SELECTION_WORLDS, SelectionWorld
 
 NUM_PROMPTS, NUM_HELDOUT = 200, 300
-BATCH = 10  # labels between two fits
+BATCH = 20  # labels between two fits
 MARKS = (40, 60, 80, 100, 120, 140, 160, 200, 240, 320, 400, 480)
 FLIP_RATE = 0.1  # of answers; the heads are told
 MEDIAN_SECONDS, SECONDS_SPREAD = 15.0, 0.6  # of a label: log-normal over pairs, whatever they tell; the rules know them

@@ -35,6 +35,7 @@ from annotate_app.job_setup import (
 )
 from annotate_app.labelling_queue import QueueOptions
 from annotate_app.launcher import JobExit, JobRunning, Launcher
+from annotate_app.pair_selection import MIX
 from annotate_app.policies import PolicyService
 from annotate_app.progress import JobProgress, ProgressReader
 from storage.contract.jobs import artifact_dir, job_name
@@ -99,6 +100,8 @@ class RoundService:
             update={"kind": kind or settings.kind, "device": self._device if settings.device == "auto" else settings.device}
         )
         job_options = build_options(options or {}, replace(self._queue, seed=settings.seed))
+        if settings.kind != "fit":
+            self._end_background_fits()
         if settings.kind == "round":
             self._check_rule(settings.update.rule)
         with self._lock:
@@ -113,6 +116,8 @@ class RoundService:
 
     def cancel(self, number: int, *, actor: str) -> Round:
         """Stop a running job. Its finished stages stay, so it can be resumed."""
+        with self._lock:
+            self._recover()  # another app may have started it
         round_ = self._round(number)
         if not self._launcher.cancel(self._job_dir(round_)):
             raise UserError(f"Job {number} is not running (it is {round_.status}). There is nothing to cancel.")
@@ -200,6 +205,14 @@ class RoundService:
         with self._lock:
             return self._policies.fill_queue() if self._store.serving_policy() else 0
 
+    def top_up_front(self) -> None:
+        """Choose what to ask next where little of what was chosen is left."""
+        self._policies.top_up_front()
+
+    def chooses_by_model(self) -> bool:
+        """Whether the labelling queue follows the preference model."""
+        return self._store.serving_policy() is not None and self._policies.queue_options().selection == MIX
+
     # The service itself.
     def ensure_started(self) -> None:
         """Make the data directory ready to label, and take up what an earlier run left: living and finished jobs."""
@@ -217,6 +230,14 @@ class RoundService:
     def close(self, *, stop_jobs: bool = False) -> None:
         """Stop watching jobs. They go on and the next start finds them; ``stop_jobs`` ends them, resumable."""
         self._launcher.close(stop_jobs=stop_jobs)
+
+    def _end_background_fits(self) -> None:
+        """A fit that the app started by itself makes way: the job that follows learns from the same labels."""
+        by_app = {e.subject for e in self._store.list_events(kind_prefix="job.launched", limit=1_000_000) if e.actor == "system"}
+        for job_dir in self._launcher.running():
+            round_ = self._round(_number_of(job_dir))
+            if round_.kind == "fit" and round_.id in by_app and self._launcher.cancel(job_dir):
+                self._launcher.wait(job_dir, 30)
 
     def _check_free(self, device: str) -> None:
         """JobRunning if a job has the accelerator: one of ours, or one that an earlier app started and that still runs."""

@@ -14,8 +14,8 @@ import numpy as np
 from annotate_app.pair_selection import Pool
 from annotate_app.selection_draws import Draw, draw_mix
 
-MIX = {"d_optimal": 0.85, "random": 0.15}  # of the places that are neither audits nor repeats
-AUDIT_SHARE, REPEAT_SHARE = 0.05, 0.05
+MIX = {"d_optimal": 0.45, "bald": 0.45, "random": 0.1}  # of the places that are neither audits nor repeats
+AUDIT_SHARE, REPEAT_SHARE = 0.03, 0.03
 AUDIT_JUDGMENTS = 3  # of each pair of an audited prompt
 TRIANGLE, REPEAT = "triangle", "repeat"  # the selection rules of audits and repeats
 MIN_LABELS = 20  # decided labels before a model is trusted with choosing; fewer and everything is random

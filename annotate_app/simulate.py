@@ -16,8 +16,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from annotate_app.attendant import REFIT_HEADS
 from annotate_app.client import ApiClient, http_client
 from annotate_app.commands.watching import follow
+from annotate_app.pair_selection import MIX
 from annotate_app.worlds import WORLDS, Person, World, answer_pair, true_duality_gap, true_win_rate
 from storage.contract.jobs import artifact_dir, job_name
 from storage.contract.schemas import RESPONSES
@@ -25,6 +27,7 @@ from storage.errors import UserError
 from storage.ids import new_id
 from storage.records import Annotator
 
+REFIT_EVERY = 40  # labels, where the mix chooses pairs
 NUM_TRUTH_SAMPLES = 512  # responses of a policy over all held-out prompts; every one meets all of the base's to its prompt
 MIN_SAMPLES, MAX_SAMPLES = 4, 64  # per held-out prompt
 
@@ -83,7 +86,7 @@ def simulate(plan: Plan, data_dir: Path, *, say: Say = lambda text: None) -> Ite
         yield _truth(loop.world, [policy], base, round_number=0, labels=0, seconds=time.monotonic() - started)
         for number in range(1, plan.rounds + 1):
             started = time.monotonic()
-            labels = label_pairs(loop.labellers, loop.world, plan.labels)
+            labels = loop.label(number)
             if labels < plan.labels:
                 say(f"round {number}: only {labels} of {plan.labels} labels, every pair was judged")
             promoted = loop.run_round(number)
@@ -153,6 +156,22 @@ class _Loop:
         if record["status"] not in ("done", "failed") or (record["status"] == "failed" and not record["new_policy"]):
             raise UserError(f"{record['kind']} job {job} ended as {record['status']}: {record.get('message')}")
         return record
+
+    def label(self, round_number: int) -> int:
+        """Collect the round's labels; where the mix chooses pairs, the preference model is fitted anew after every batch."""
+        batch = REFIT_EVERY if self.plan.selection == MIX else self.plan.labels
+        given = 0
+        while given < self.plan.labels:
+            wanted = min(batch, self.plan.labels - given)
+            got = label_pairs(self.labellers, self.world, wanted)
+            given += got
+            if got < wanted:
+                break
+            if given < self.plan.labels:
+                settings = self.settings(round_number)
+                settings["preference"] = {**settings.get("preference", {}), "num_heads": REFIT_HEADS}
+                self.wait(self.client.post("/jobs", {"kind": "fit", "settings": settings})["number"])
+        return given
 
     def run_round(self, number: int) -> int | None:
         """Run a round; its policy serves, also where the gate would hold it. None if it left a limit and was not promoted."""

@@ -66,6 +66,10 @@ def write_artifact(build: Path, job_dir: Path, settings: JobSettings, lineage: d
         pq.write_table(pair_scores(responses), build / "pair_scores.parquet")
         heldout = [p["prompt_id"] for p in prompts if p["split"] == "heldout"]
         responses += sample(policy, heldout, settings, "gate") + sample(lineage["parent"], heldout, settings, "gate")
+    if settings.kind == "fit":
+        given = pq.read_table(job_dir / "responses.parquet").to_pylist()
+        candidates = [r for r in given if r["policy_id"] == policy and r["role"] == "candidate"]
+        pq.write_table(pair_scores(candidates), build / "pair_scores.parquet")
     if responses:
         pq.write_table(pa.Table.from_pylist(responses, schema=RESPONSES), build / "responses.parquet")
     (build / "report.json").write_text(json.dumps(report))

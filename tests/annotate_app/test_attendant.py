@@ -7,6 +7,7 @@ import pytest
 
 from annotate_app.attendant import Attendant
 from annotate_app.context import AppContext
+from annotate_app.selection_front import is_front
 from storage.campaign import build_campaign
 from storage.records import JudgmentInput
 from tests.annotate_app.test_rounds import FEW, build_service, fresh_store, label, serving
@@ -99,3 +100,37 @@ def test_the_thread_follows_votes_until_the_candidate_serves(started):
             time.sleep(0.1)
     assert serving(started.store) == 1
     assert "People prefer it" in (started.store.get_round(number).message or "")
+
+
+def test_the_model_that_chooses_pairs_is_fitted_anew_after_every_batch_of_labels(started):
+    campaign(started, refit_every_labels=25)
+    store, attendant = started.store, Attendant(started)
+    label(store, 24)
+    attendant.look()
+    assert [r.kind for r in store.list_rounds()] == ["generate"]
+    label(store, 1, "another")
+    attendant.look()
+    assert [r.kind for r in store.list_rounds()] == ["fit", "generate"]
+    done = started.rounds.wait(2, 30)
+    assert done.status == "done" and done.settings["preference"]["num_heads"] == 16
+    front = [task for task in store.open_tasks() if is_front(task)]
+    assert any(task.selection_rule != "random" for task in front)  # the fit's ensemble chose
+    attendant.look()
+    assert len(store.list_rounds()) == 2  # the same labels are not fitted again
+
+
+def test_nothing_is_fitted_by_itself_where_the_campaign_does_not_want_it(started):
+    campaign(started, refit_every_labels=None)
+    label(started.store, 30)
+    Attendant(started).look()
+    assert [r.kind for r in started.store.list_rounds()] == ["generate"]
+
+
+def test_a_fit_in_the_background_makes_way_for_a_round(started):
+    campaign(started, refit_every_labels=25)
+    label(started.store, 30)
+    Attendant(started).look()
+    [fit] = [r for r in started.store.list_rounds() if r.kind == "fit"]
+    number = started.rounds.start(FEW, actor="rosa").number  # would be refused if the fit held the accelerator
+    assert started.rounds.wait(number, 30).status == "done"
+    assert started.store.get_round(fit.number).status in ("cancelled", "done")
