@@ -11,11 +11,15 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from sortedcontainers import SortedList
+
 from storage.records import Purpose
 
 FILLED = "filled"
 
 Undo = Callable[[], None]
+Entry = tuple[float, int, str]  # of a task among the open ones, in the order in which they are given out
+LAST: Entry = (float("inf"), 0, "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ class TaskBook:
         self.slots += [None] * (slot + 1 - len(self.slots))
 
     @property
-    def entry(self) -> tuple[float, int, str]:
+    def entry(self) -> Entry:
         return -self.priority, self.order, self.id
 
 
@@ -94,7 +98,8 @@ class LeaseBook:
         self.num_labels = 0  # judgments made here that stand, but for skips and training pairs
         self._training: list[TaskBook] = []
         self._held_by: dict[str, dict[str, None]] = {}  # annotator -> lease ids in order of issue
-        self._heaps: dict[str, list[tuple[float, int, str]]] = {}  # annotator -> tasks that may have a place for them
+        self._open: SortedList = SortedList()  # entries of tasks that may have a place for somebody
+        self._reached: dict[str, Entry] = {}  # annotator -> the entry before which nothing is for them
         self._expiring: list[tuple[datetime, str]] = []
 
     # Tasks
@@ -103,7 +108,7 @@ class LeaseBook:
         added = list(tasks)
         for task in added:
             self.tasks[task.id] = task
-            self._offer(task)
+        self._offer(*added)
         self._training += [task for task in added if task.purpose == "gold"]
 
         def undo() -> None:
@@ -144,20 +149,23 @@ class LeaseBook:
     def next_task(self, annotator_id: str, now: datetime) -> tuple[TaskBook, int] | None:
         """The task this annotator should judge next and the slot for it; None when nothing is left for them.
 
-        A task that has nothing for them now leaves their heap: whatever frees a slot offers the task to all again.
+        A task that has nothing for anybody leaves the open ones, and one that has nothing for them is not looked at again:
+        whatever frees a slot offers the task to all once more.
         """
         self._expire(now)
-        if annotator_id not in self._heaps:
-            self._heaps[annotator_id] = [t.entry for t in list(self.tasks.values()) if not t.closed and t.purpose != "gold"]
-            heapq.heapify(self._heaps[annotator_id])
-        heap = self._heaps[annotator_id]
-        while heap:
-            task = self.tasks.get(heap[0][2])
+        taken, found = [], None
+        for entry in self._open.irange(minimum=self._reached.get(annotator_id)):
+            task = self.tasks.get(entry[2])
             slot = None if task is None else self._slot_for(task, annotator_id, now)
             if task is not None and slot is not None:
-                return task, slot
-            heapq.heappop(heap)
-        return None
+                found = task, slot
+                break
+            if task is None or task.closed or self.free_slot(task, now) is None:
+                taken.append(entry)
+        self._reached[annotator_id] = LAST if found is None else found[0].entry
+        for entry in taken:
+            self._open.remove(entry)
+        return found
 
     def training_tasks(self, known: Container[str]) -> list[TaskBook]:
         """Open training pairs whose answer is known."""
@@ -251,11 +259,15 @@ class LeaseBook:
         if lease is not None:
             del self._held_by[lease.annotator_id][lease.id]
 
-    def _offer(self, task: TaskBook) -> None:
-        if task.purpose == "gold":
+    def _offer(self, *tasks: TaskBook) -> None:
+        entries = {task.entry for task in tasks if task.purpose != "gold"}
+        if not entries:
             return
-        for heap in self._heaps.values():
-            heapq.heappush(heap, task.entry)
+        self._open.update([entry for entry in entries if entry not in self._open])
+        first = min(entries)
+        for annotator_id, reached in self._reached.items():
+            if first < reached:
+                self._reached[annotator_id] = first
 
     def _expire(self, now: datetime) -> None:
         while self._expiring and self._expiring[0][0] <= now:
