@@ -21,7 +21,7 @@ from typing import Any
 
 from annotate_app import launcher as jobs
 from annotate_app.bootstrap import ensure_base_policy, ensure_prompts, learner_dir
-from annotate_app.candidates import Registered, read_report, register_artifact
+from annotate_app.candidates import Registered, read_report, register_artifact, scoring_job
 from annotate_app.gate import HumanGate, decide
 from annotate_app.human_gate import Comparison
 from annotate_app.job_settings import JobCommands
@@ -35,7 +35,6 @@ from annotate_app.job_setup import (
 )
 from annotate_app.labelling_queue import QueueOptions
 from annotate_app.launcher import JobExit, JobRunning, Launcher
-from annotate_app.pair_selection import MIX
 from annotate_app.policies import PolicyService
 from annotate_app.progress import JobProgress, ProgressReader
 from storage.contract.jobs import artifact_dir, job_name
@@ -209,9 +208,14 @@ class RoundService:
         """Choose what to ask next where little of what was chosen is left."""
         self._policies.top_up_front()
 
-    def chooses_by_model(self) -> bool:
-        """Whether the labelling queue follows the preference model."""
-        return self._store.serving_policy() is not None and self._policies.queue_options().selection == MIX
+    def selection(self) -> str:
+        """How the labelling queue of the serving policy chooses pairs."""
+        return (self._policies.queue_options() if self._store.serving_policy() else self._queue).selection
+
+    def scored_by(self) -> Round | None:
+        """The job whose preference model scored the serving policy's pairs last; None before there is one."""
+        policy = self._store.serving_policy()
+        return scoring_job(self._store, self._data_dir, policy) if policy else None
 
     # The service itself.
     def ensure_started(self) -> None:

@@ -2,17 +2,17 @@
 
 Their SQL is written once, for DuckDB, and runs here over the same tables and views. Records are append-only and ``seq`` has no
 gaps (postgres_connection.py, ``take``), so bringing the copy up to date is reading the rows after the last ones, in batches, as
-Arrow. It is up to date whenever a cursor is taken, costs one short query when nothing is new, and is thrown away at the end.
+Arrow. It is up to date whenever a cursor is taken, costs one short query when nothing is new, and is kept for the next start.
 """
 
 import json
-import os
-import shutil
+import logging
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ import pyarrow as pa
 from psycopg.rows import tuple_row
 
 from storage.database import Database, fetch_rows
+from storage.errors import UserError
 from storage.forgetting import redact_file
+from storage.owner import become_owner, give_up
 from storage.postgres_connection import Server, Transaction
 from storage.tables import SCHEMAS
 
+logger = logging.getLogger(__name__)
+
 BATCH = 5_000
 MEMORY = "1GB"  # for queries and what they sort; the rest stays in the file
-_PREFIX = "reading-"
 _COUNTERS = "SELECT name, last FROM counters"
 
 
@@ -36,12 +39,34 @@ class Mirror(Database):
 
     def __init__(self, server: Server, folder: Path | None = None) -> None:
         self._server = server
-        self._folder = _fresh_folder(folder or Path(tempfile.gettempdir()))
-        super().__init__(self._folder / "reading.duckdb")
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="nashloop-reading-")
+        self._claim(folder or Path(self._temporary.name if self._temporary else ""))
         self.connection.execute(f"SET GLOBAL memory_limit = '{MEMORY}'")
-        self._seen = dict.fromkeys(SCHEMAS, 0)
         self._reading = threading.Lock()
         self._began = 0.0  # the reading that ended last, on the monotonic clock
+
+    def _claim(self, folder: Path) -> None:
+        """Take the first copy that no other app has, and go on with it if it is one of this database; else begin it anew."""
+        path = next(path for number in count() if (path := self._taken(folder / f"copy-{number}.duckdb")))
+        try:
+            super().__init__(path)
+            self._seen = _last_seen(self.connection)
+            if self._server.run(lambda transaction: _is_ours(transaction, self.connection, self._seen), snapshot=True):
+                return
+            super().close()
+        except (duckdb.Error, UserError) as error:
+            logger.warning("the reading copy %s is read anew: %s", path, error)
+        for left in folder.glob(path.name + "*"):
+            left.unlink()
+        super().__init__(path)
+        self._seen = dict.fromkeys(SCHEMAS, 0)
+
+    def _taken(self, path: Path) -> Path | None:
+        try:
+            self._claimed = become_owner(path.with_suffix(".claim"))
+        except UserError:
+            return None
+        return path
 
     @contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -62,9 +87,10 @@ class Mirror(Database):
 
     def close(self) -> None:
         super().close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with suppress(OSError):  # other replicas have theirs there
-            self._folder.parent.rmdir()
+        if not self._claimed.closed:
+            give_up(self._claimed)
+        if self._temporary:
+            self._temporary.cleanup()
 
     def _read(self, transaction: Transaction) -> dict[str, int]:
         """Append what is new, all of one moment; the last ``seq`` of each table."""
@@ -116,20 +142,23 @@ def append_rows(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Tabl
         connection.unregister("new_rows")
 
 
-def _fresh_folder(parent: Path) -> Path:
-    """A folder for this process; those of processes that were killed are removed."""
-    parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"{_PREFIX}*"):
-        if not _is_alive(left.name.removeprefix(_PREFIX).split("-")[0]):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+def _last_seen(connection: duckdb.DuckDBPyConnection) -> dict[str, int]:
+    """The last ``seq`` of each table in a copy; renewals, kept without, are as many as theirs."""
+    last = {table: "coalesce(max(seq), 0)" if "seq" in schema.names else "count(*)" for table, schema in SCHEMAS.items()}
+    sql = " UNION ALL ".join(f"SELECT '{table}', {what} FROM {table}" for table, what in last.items())
+    return dict(connection.execute(sql).fetchall())
 
 
-def _is_alive(pid: Any) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, PermissionError):
-        pass
+def _is_ours(transaction: Transaction, connection: duckdb.DuckDBPyConnection, seen: dict[str, int]) -> bool:
+    """Whether the last row of each table in the copy is that of the database: it may be another one, or an older state of it."""
+    for table, last in seen.items():
+        if not last:
+            continue
+        there = transaction.rows(f"SELECT * FROM {table} WHERE seq = $last", {"last": last})
+        if not there:
+            return False
+        if "id" in there[0]:
+            [(copied,)] = connection.execute(f"SELECT id FROM {table} WHERE seq = {last}").fetchall()
+            if copied != there[0]["id"]:
+                return False
     return True

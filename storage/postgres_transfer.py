@@ -4,6 +4,7 @@ Into PostgreSQL all of it is one transaction; the file is written aside and rena
 """
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from storage.postgres_places import rebuild
 from storage.tables import SCHEMAS
 
 Moved = dict[str, int]  # table -> rows
+LOOKS = 30
 
 
 def move_to_postgres(path: Path, server: Server) -> Moved:
@@ -56,9 +58,14 @@ def move_to_duckdb(server: Server, path: Path) -> Moved:
 def _check_alone(transaction: Transaction) -> None:
     """UserError while an app serves this database: what it acknowledges would stay behind."""
     serving = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND application_name = $name"
-    [found] = transaction.rows(serving, {"name": APPLICATION})
-    if found["n"]:
-        raise UserError(f"Nashloop still serves that database ({found['n']} connections). Stop every app on it first.")
+    found = {"n": 0}
+    for _ in range(LOOKS):  # connections of an app that has just stopped take a moment to end
+        [found] = transaction.rows(serving, {"name": APPLICATION})
+        if not found["n"]:
+            return
+        time.sleep(0.1)
+        transaction.rows("SELECT 1 AS yes FROM pg_stat_clear_snapshot()")
+    raise UserError(f"Nashloop still serves that database ({found['n']} connections). Stop every app on it first.")
 
 
 def _fill(transaction: Transaction, source: duckdb.DuckDBPyConnection) -> Moved:
