@@ -157,4 +157,4 @@ def _sentence(action: Action, rate: float | None, low: float, high: float, votes
 
 
 def _outlook(more: int | None) -> str:
-    return f"; about {more} more votes at this rate" if more else "; no decision in sight at this rate"
+    return f"; about {more} more vote{'s' if more > 1 else ''} at this rate" if more else "; no decision in sight at this rate"

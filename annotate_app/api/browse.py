@@ -119,7 +119,11 @@ def build_api(context: AppContext) -> APIRouter:
 
     @router.get("/policies/matrix")
     def matrix() -> dict[str, Any]:
-        """Policies with lineage and expected win rates, and people's votes between them with 95 % intervals."""
+        """Policies with lineage; ranked by people's votes (``people``) and by what preference models expect (``model``).
+
+        Each has a matrix of win rates and, for every policy, its rating, its place in the Nash mixture, and its win rate as it
+        is, at equal length, and at equal style. Intervals are 95 %.
+        """
         return _policies(context)
 
     return router
