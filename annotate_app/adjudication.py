@@ -40,8 +40,10 @@ class FurtherOpinions:
 
     def _further(self, annotator_id: str, count: int) -> list[LeasedPair]:
         store, most = self._store, self._store.campaign().overlap_max
+        if most is None:
+            return []
         training = store.training(annotator_id)
-        if most is None or (training is not None and not training.passed) or store.budget_spent():
+        if (training is not None and not training.passed) or store.budget_spent():
             return []
         with self._lock:
             now = datetime.now(UTC)
@@ -51,8 +53,11 @@ class FurtherOpinions:
             if not mine or annotator_id in excluded_annotators(store):
                 return []
             self._given |= {_pair(row): now + timedelta(seconds=LEASE_SECONDS) for row in mine}
-        given = (give_to(store, row, annotator_id, OPINION, "label") for row in mine)
-        return [lease for lease in given if lease is not None]
+        leases = [(row, give_to(store, row, annotator_id, OPINION, "label")) for row in mine]
+        for row, lease in leases:
+            if lease is None:  # skipped by this person before: somebody else may be asked
+                self._given.pop(_pair(row), None)
+        return [lease for _, lease in leases if lease is not None]
 
     def _contested(self, now: datetime, most: int) -> list[dict[str, Any]]:
         if (now - self._read_at).total_seconds() >= self._refresh_seconds:

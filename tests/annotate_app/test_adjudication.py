@@ -103,3 +103,12 @@ def test_a_researcher_adjudicates_over_http(context):
     assert client.post("/api/v1/adjudication/next", json={}, headers=header).json() == {"leases": []}
     page = client.get("/console/pairs?only=disagreement", headers=header | {"accept": "text/html"}).text
     assert "wait for a researcher" in page or "Nothing waits for adjudication" in page
+
+
+def test_who_skips_a_contested_pair_leaves_it_to_somebody_else(split):
+    opinions = FurtherOpinions(split, refresh_seconds=0)
+    [pair] = opinions.lease("ann2", 1)
+    split.submit(JudgmentInput(lease_id=pair.lease_id, verdict="skip"), annotator_id="ann2")
+    assert FurtherOpinions(split).lease("ann2", 1) == []
+    [other] = FurtherOpinions(split).lease("ann3", 1)
+    assert {other.response_a_id, other.response_b_id} == {"q0-1", "q0-2"}
