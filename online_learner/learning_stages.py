@@ -16,7 +16,9 @@ from online_learner.mirror_descent import mix_logps
 from online_learner.opponents import opponent_win_rates, save_win_rates, with_scores
 from online_learner.policy.adapters import CONFIG, PolicyScorer, TrainedAdapter, check_adapter
 from online_learner.policy.groups import Groups
-from online_learner.policy.train import Objective, diagnostics, group_logps
+from online_learner.policy.objective import Objective
+from online_learner.policy.step import group_logps
+from online_learner.policy.train import diagnostics
 from online_learner.responses import candidates_of_all_rounds, features_of, load_by_id, parents_candidates, save_by_id
 from online_learner.rule_values import as_json, pick_settings, picked_settings
 from online_learner.seeds import stream, stream_seed

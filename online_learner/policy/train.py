@@ -15,7 +15,6 @@ from online_learner.policy.groups import Groups
 from online_learner.policy.memory import plan_memory
 from online_learner.policy.objective import DEGREE, Objective
 from online_learner.policy.step import Room, StepLoss, add_gradient
-from online_learner.policy.step import group_logps as group_logps
 
 WARM_UP_STEPS = 3
 FINAL_RATE = 0.1  # of the peak, at the end of the cosine

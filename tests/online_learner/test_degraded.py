@@ -10,7 +10,9 @@ from online_learner.mirror_descent import all_pairs
 from online_learner.policy.adapters import TrainedAdapter
 from online_learner.policy.degree_head import last_states
 from online_learner.policy.groups import Group, collate
-from online_learner.policy.train import Objective, Schedule, fit, group_logps
+from online_learner.policy.objective import Objective
+from online_learner.policy.step import group_logps
+from online_learner.policy.train import Schedule, fit
 from online_learner.update_rule import RuleSettings
 from online_learner.update_rules import get_rule
 
