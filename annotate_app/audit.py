@@ -1,5 +1,6 @@
 """The audit log: every privileged act and who did it. A call is written down before it is answered."""
 
+import json
 import logging
 import re
 from typing import Any
@@ -19,6 +20,7 @@ API = "/api/v1/"
 LABELLING = re.compile(r"/api/v1/(leases|judgments|flags|notes|live|me)(/|$)")
 TAKEN_OUT = re.compile(r"/api/v1/(exports|backups)(/|$)")  # reading that is worth a line
 # Events that are work, not acts of somebody with rights; all others are shown.
+KEYS = ("key", "code", "secret", "token", "password")  # names of facts that open something
 WORK = ("judgment.withdrawn", "pair.flagged", "note.sent", "task.answer", "task.closed")
 
 
@@ -53,7 +55,16 @@ def read_audit(store: Store, *, limit: int, before: int | None = None, kind: str
     asked = {"limit": limit, "before": before, "kind": kind, "work": list(WORK)}
     names = {user.id: user.name for user in store.list_users()} | {token.id: token.name for token in store.list_tokens()}
     rows = store.query(_ENTRIES, asked).to_pylist()
-    return [row | {"actor_name": names.get(row["actor"], row["actor"]), "about": names.get(row["subject"])} for row in rows]
+    return [
+        row
+        | {"actor_name": names.get(row["actor"], row["actor"]), "about": names.get(row["subject"]), "data": _told(row["data"])}
+        for row in rows
+    ]
+
+
+def _told(data: str) -> str:
+    """The entry's facts without what opens something."""
+    return json.dumps({name: value for name, value in json.loads(data).items() if name not in KEYS}, ensure_ascii=False)
 
 
 _ENTRIES = """

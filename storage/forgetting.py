@@ -30,9 +30,10 @@ _OF_USER = (
 _IDENTITIES = "UPDATE credentials SET secret = 'forgotten ' || id WHERE user_id = $user"
 _HANDLE = "UPDATE annotators SET handle = $name WHERE id = $annotator"
 _TEXTS = "UPDATE judgments SET rationale = NULL, edited_text = NULL, spans = '[]' WHERE annotator_id = $annotator"
-_SAID = """SELECT id, kind, data FROM events WHERE (kind IN ('user.locked', 'user.linked') AND subject = $user)
+_SAID = """SELECT id, kind, data FROM events WHERE (kind IN ('user.locked', 'user.linked', 'crowd.joined') AND subject = $user)
     OR (kind = 'note.sent' AND subject = $annotator) OR (kind = 'pair.flagged' AND data LIKE $by)"""
 _UNSAID = {"note.sent": {"text": "(removed)"}, "pair.flagged": {"comment": None}, "user.locked": {"from": None}}
+_UNSAID |= {"crowd.joined": {"session": "", "platform_study": ""}}
 
 
 def redact(rows: Rows, execute: Execute, user_id: str, *, texts: bool) -> None:

@@ -13,6 +13,7 @@ from annotate_app.auth import require
 from annotate_app.context import AppContext
 from annotate_app.pages.sign_in import signed_in
 from annotate_app.pages.small import button, language_of, page, paragraph, to_labelling
+from annotate_app.rate_limits import Rate
 from annotate_app.texts import sentence
 from storage.errors import UserError
 
@@ -58,6 +59,7 @@ def build_router(context: AppContext) -> APIRouter:
 def build_pages(context: AppContext) -> APIRouter:
     """/join, open to everybody with the link, and /completion."""
     router = APIRouter(include_in_schema=False)
+    coming = Rate(per_s=1 / 5, burst=60)  # of one address: a room of participants, but no program that invents them
 
     @router.get("/join/{key}")
     def show(request: Request, key: str, PROLIFIC_PID: str = "", STUDY_ID: str = "", SESSION_ID: str = "") -> Response:
@@ -76,6 +78,9 @@ def build_pages(context: AppContext) -> APIRouter:
         study, language = crowd.study_of_key(context.store, key), language_of(request, context)
         if study is None or study.closed:
             return _small(request, context, "crowd.closed_title", paragraph(sentence("crowd.closed", language)), 410)
+        if not coming.take(request.client.host if request.client else "?"):
+            told = paragraph(sentence("crowd.many", language), "problem")
+            return _small(request, context, "crowd.title", told, 429)
         try:
             user = crowd.join(context.store, study, participant, session=session, platform_study=platform_study)
         except UserError as error:

@@ -78,6 +78,16 @@ def test_nobody_comes_in_without_the_key_an_id_or_to_a_closed_study(visitor, con
     assert "<script>" not in visitor.get(f"/join/{study.key}?PROLIFIC_PID=<script>alert(1)</script>").text
     close_study(context.store, study, actor="rosa")
     assert visitor.post(f"/join/{study.key}", data={"participant": "5f3a1b"}).status_code == 410
+
+
+def test_a_program_cannot_invent_participants_without_end(visitor, context, study):
+    answers = []
+    for k in range(90):
+        answers.append(visitor.post(f"/join/{study.key}", data={"participant": f"p{k}"}))
+        visitor.cookies.clear()
+    assert [answer.status_code for answer in answers[:60]] == [303] * 60  # a room of people behind one address
+    refused = [answer for answer in answers[60:] if answer.status_code == 429]
+    assert refused and "Too many people came from your address" in refused[0].text
     assert visitor.get("/api/v1/me").status_code == 401
 
 

@@ -69,8 +69,18 @@ def test_nothing_secret_is_in_the_log(root, context):
     link = root.post("/api/v1/users/ada/invite").json()["link"]
     browser = TestClient(root.app)
     browser.post(link, data={"password": "correct horse battery", "again": "correct horse battery"})
+    study = root.post("/api/v1/crowd", json={"name": "tone", "labels": 5}).json()
     told = json.dumps(entries(root), default=str)
-    for word in (secret, link.split("=")[1], "correct horse", "argon2", *browser.cookies.values()):
+    assert "crowd.opened" in told
+    for word in (
+        study["code"],
+        study["path"].split("?")[0].split("/")[-1],
+        secret,
+        link.split("=")[1],
+        "correct horse",
+        "argon2",
+        *browser.cookies.values(),
+    ):
         assert word not in told
 
 

@@ -14,7 +14,8 @@ from storage.records import Annotator, Credential, JudgmentInput, Token, User
 from tests.storage.builders import START, fill
 
 NAME, ADDRESS, SAID, HOST = "Wilhelmina Quux", "quux@uni.example", "as I told my doctor", "203.0.113.77"
-PERSONAL = (NAME, ADDRESS, HOST)
+SESSION = "session-at-the-platform-77"
+PERSONAL = (NAME, ADDRESS, HOST, SESSION)
 PSEUDONYM = forgotten_name("u1")
 
 
@@ -34,6 +35,8 @@ def add_person(store):
     store.append_event(actor="u1", kind="note.sent", subject="me", data={"text": f"I am {NAME}", "task_id": None})
     flag = {"annotator_id": "me", "reason": "odd", "comment": f"write to {ADDRESS}", "lease_id": pair.lease_id}
     store.append_event(actor="u1", kind="pair.flagged", subject=pair.task_id, data=flag)
+    joined = {"study": "s", "annotator_id": "me", "session": SESSION, "platform_study": "p"}
+    store.append_event(actor="u1", kind="crowd.joined", subject="u1", data=joined)
     store.append_event(actor="system", kind="user.locked", subject="u1", data={"from": HOST})
 
 
