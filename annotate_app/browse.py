@@ -82,8 +82,8 @@ _FOUND = """
                        WHEN verdict = 'a' THEN 'b' ELSE 'a' END AS canonical
         FROM all_judgments WHERE standing),
     counted AS (
-        SELECT task_id, count(DISTINCT canonical) FILTER (verdict <> 'skip') AS num_verdicts,
-               count(DISTINCT annotator_id) AS num_annotators
+        SELECT task_id, count(DISTINCT canonical) FILTER (verdict <> 'skip' AND NOT excluded) AS num_verdicts,
+               count(DISTINCT annotator_id) FILTER (NOT excluded) AS num_annotators
         FROM judged GROUP BY task_id),
     found AS (
         SELECT judged.*, num_verdicts, num_annotators,

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from annotate_app.annotators import exclude, find_annotator, include, known_of_annotators
 from annotate_app.auth import issue_token
+from annotate_app.browse import PairFilter, find_pairs
 from annotate_app.cli import app as command_line
 from annotate_app.commands.compose import open_context
 from annotate_app.web import build_app
@@ -131,3 +132,10 @@ def _people(store, path, **options):
 
 def _bearer(secret):
     return {"authorization": f"Bearer {secret}"}
+
+
+def test_an_excluded_person_makes_no_disagreement(many):
+    assert find_pairs(many.store, PairFilter(only="disagreement"))["total"] == 240  # 60 pairs, four people
+    exclude(many.store, find_annotator(many.store, "bad"), actor="rosa", reason="a test")
+    assert find_pairs(many.store, PairFilter(only="disagreement"))["total"] == 0
+    assert find_pairs(many.store, PairFilter(annotator="Bad Clicker"))["total"] == 60  # still there to look at
