@@ -69,6 +69,7 @@ def append_event(state: State, *, actor: str, kind: str, subject: str, data: dic
 
 def close_tasks(state: State, task_ids: Sequence[str], *, actor: str, reason: str) -> None:
     def operation(transaction: Transaction) -> None:
+        state.book.tasks.need(task_ids)
         unknown = [task_id for task_id in task_ids if task_id not in state.book.tasks]
         if unknown:
             raise ValueError(f"unknown tasks {unknown[:3]}")
@@ -148,6 +149,7 @@ def add_in(state: State, transaction: Transaction, records: list[Any]) -> int:
 
 def _add_judgments(state: State, transaction: Transaction, judgments: Sequence[Judgment]) -> int:
     new = new_only(transaction, "judgments", judgments)
+    state.book.tasks.need(judgment.task_id for judgment in new)
     missing = [j for j in new if j.task_id not in state.book.tasks or j.annotator_id not in state.accounts.annotators]
     if missing:
         raise ValueError(f"judgment {missing[0].id}: its task or annotator was not added before")

@@ -56,11 +56,11 @@ def load_lease_book(database: Database, connection: duckdb.DuckDBPyConnection) -
     _load(connection, book, [row["id"] for row in fetch_rows(connection, _UNSETTLED)])
     book.num_labels = fetch_rows(connection, _LABELS)[0]["n"]
 
-    def fetch(task_id: str) -> TaskBook | None:
+    def fetch(task_ids: list[str]) -> list[TaskBook]:
         apart = LeaseBook()
         with database.cursor() as cursor:
-            _load(cursor, apart, [task_id])
-        return next(iter(apart.tasks.values()), None)
+            _load(cursor, apart, task_ids)
+        return list(apart.tasks.values())
 
     book.tasks.fetch = fetch
     return book

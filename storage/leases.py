@@ -71,24 +71,25 @@ class Tasks(dict[str, TaskBook]):
     """Tasks by id. One that is not here is fetched when it is asked for by ``[]`` or ``in``, once; from any thread."""
 
     def __init__(self) -> None:
-        self.fetch: Callable[[str], TaskBook | None] = lambda task_id: None
+        self.fetch: Callable[[list[str]], Iterable[TaskBook]] = lambda task_ids: ()
         self._lock = threading.Lock()
 
-    def __missing__(self, task_id: str) -> TaskBook:
+    def need(self, task_ids: Iterable[str]) -> None:
+        """Fetch those of many that are not here, in one go."""
         with self._lock:
-            if not dict.__contains__(self, task_id):  # nobody has fetched it meanwhile
-                task = self.fetch(task_id)
-                if task is None:
-                    raise KeyError(task_id)
-                self[task_id] = task
-            return dict.__getitem__(self, task_id)
+            missing = [task_id for task_id in dict.fromkeys(task_ids) if not dict.__contains__(self, task_id)]
+            if missing:
+                self.update({task.id: task for task in self.fetch(missing)})
+
+    def __missing__(self, task_id: str) -> TaskBook:
+        self.need([task_id])
+        if (task := self.get(task_id)) is None:
+            raise KeyError(task_id)
+        return task
 
     def __contains__(self, task_id: object) -> bool:
-        try:
-            self[str(task_id)]
-        except KeyError:
-            return False
-        return True
+        self.need([str(task_id)])
+        return dict.__contains__(self, task_id)
 
 
 class LeaseBook:

@@ -3,8 +3,10 @@
 import random
 import threading
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -13,7 +15,7 @@ from storage.duckdb_store import open_store
 from storage.lease_tables import load_lease_book
 from storage.leases import FILLED, Lease, LeaseBook, TaskBook
 from storage.records import JudgmentInput
-from tests.storage.builders import START, Clock, fill
+from tests.storage.builders import START, Clock, fill, judge
 
 LEASE_SECONDS = 100
 ANNOTATORS = ["ann0", "ann1", "ann2"]
@@ -220,4 +222,37 @@ def test_eight_threads_get_every_task_exactly_as_often_as_wanted():
     assert len(made) == len(set(made)) == 180
     assert Counter(task for task, _ in made) == {f"t{i}": 3 for i in range(60)}
     assert store.count_judgments() == 180
+    store.close()
+
+
+def test_a_settled_task_is_fetched_once_and_only_when_asked_for():
+    book, asked = LeaseBook(), []
+
+    def fetch(task_ids):
+        asked.append(task_ids)
+        return make_book(1, 1).tasks.values() if "t1" in task_ids else ()
+
+    book.tasks.fetch = fetch
+    assert "unknown" not in book.tasks
+    book.tasks.need(["t1", "t1"])
+    assert book.tasks["t1"] is book.tasks["t1"] and "t1" in book.tasks
+    assert asked == [["unknown"], ["t1"]]
+    with pytest.raises(KeyError):
+        book.tasks["unknown"]
+
+
+def test_after_a_restart_a_settled_task_can_still_be_taken_back_closed_and_imported_to(tmp_path):
+    store = open_store(tmp_path / "db")
+    fill(store, num_tasks=3)
+    first, second = judge(store, "ann0"), judge(store, "ann0")
+    store.close()
+    store = open_store(tmp_path / "db")
+    assert set(dict.keys(store._state.book.tasks)) == {"t2"}  # the other two are settled
+    again = store.withdraw(first, annotator_id="ann0")
+    assert again is not None and again.task_id == "t0"
+    store.close_tasks(["t1", "t2"], actor="test", reason="test")
+    late = replace(store.get_judgment(second), id="late", annotator_id="ann1")
+    assert store.add_imported_judgments([late]) == 1
+    assert [task.id for task in store.open_tasks()] == ["t0"]
+    assert store.lease("ann2", 3) == []
     store.close()
