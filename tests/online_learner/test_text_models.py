@@ -13,6 +13,7 @@ from online_learner.preference_models.backbone import TunedBody, Tuning, tune
 from online_learner.preference_models.bradley_terry import BRADLEY_TERRY
 from online_learner.preference_models.fit import prepare
 from online_learner.preference_models.general_preference import bt_gpm
+from online_learner.preference_models.plackett_luce import PLACKETT_LUCE
 from online_learner.preference_models.text_fit import Encoder, fit_text_model, load_text_preference, read_pairs
 from online_learner.preference_models.text_models import TextModel, cross_encoder, few_shot, gated
 from online_learner.preference_models.text_rows import Pasts, RowMaker
@@ -267,3 +268,15 @@ def test_a_gated_model_is_not_fitted_with_a_trained_backbone(tokenizer):
     encoder = Encoder.of(llama(tokenizer), tokenizer)
     with pytest.raises(UserError, match="bt_gpm_gated reads prompts apart"):
         fit_text_model(gated(), encoder, cyclic_pairs(40, 7), seed=0, tuning=Tuning())
+
+
+@pytest.mark.parametrize("model", [TextModel(family=PLACKETT_LUCE, reads="responses"), cross_encoder()])
+def test_pairs_of_one_ranking_weigh_as_one_also_where_texts_are_read(tokenizer, model):
+    """Twenty rankings of three; in the last two responses have one text, so that it is read as three pairs."""
+    encoder, coin, pairs = Encoder.of(llama(tokenizer), tokenizer), random.Random(0), []
+    for i in range(20):
+        texts = ["good", coin.choice(OTHER), "bad"] if i < 19 else ["good", "good", "bad"]
+        pairs += [replace(pair(texts[a], texts[b], "a", group=str(i)), ranking=f"r{i}") for a, b in ((0, 1), (0, 2), (1, 2))]
+    _, _, data = fit_text_model(model, encoder, pairs, seed=0, num_heads=2)
+    assert data.observations.rankings is not None and data.observations.rankings.sizes.tolist() == [3] * 19
+    assert data.observations.weight.tolist() == pytest.approx([2 / 3] * 57 + [1] * 3)
