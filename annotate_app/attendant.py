@@ -14,7 +14,7 @@ from annotate_app.candidates import pair_scores
 from annotate_app.context import AppContext
 from annotate_app.job_setup import OPTION_NAMES
 from annotate_app.launcher import JobRunning
-from annotate_app.pair_selection import information
+from annotate_app.pair_selection import MIX, information
 from annotate_app.selection_mix import MIN_LABELS
 from annotate_app.triggers import Facts, NextRound, has_triggers, next_round
 from storage.campaign import Campaign
@@ -47,7 +47,7 @@ class Attendant:
         campaign = self._store.campaign()
         if has_triggers(campaign):
             self._start_if_due(campaign)
-        if campaign.refit_every_labels is not None and self._rounds.chooses_by_model():
+        if campaign.refit_every_labels is not None and self._rounds.selection() == MIX:
             self._refit_if_due(campaign, campaign.refit_every_labels)
 
     def next_round(self) -> NextRound:

@@ -57,13 +57,24 @@ def read_report(data_dir: Path, round_: Round) -> RoundReport | None:
 
 def pair_scores(store: Store, data_dir: Path, policy: Policy) -> dict[tuple[str, str], dict[str, Any]]:
     """The newest preference model's logits for pairs of this policy's candidates; empty if none has scored them yet."""
+    job = scoring_job(store, data_dir, policy)
+    if job is None:
+        return {}
+    rows = pq.read_table(_scores_path(data_dir, job), schema=PAIR_SCORES).to_pylist()
+    return {(row["response_1_id"], row["response_2_id"]): row for row in rows}
+
+
+def scoring_job(store: Store, data_dir: Path, policy: Policy) -> Round | None:
+    """The newest job whose preference model scored pairs of this policy's candidates."""
     for round_ in store.list_rounds():
         about = round_.new_policy_id if round_.kind == "round" else round_.parent_policy_id
-        path = artifact_dir(data_dir / round_.job_dir) / "pair_scores.parquet"
-        if round_.kind in ("round", "fit") and about == policy.id and path.exists():
-            rows = pq.read_table(path, schema=PAIR_SCORES).to_pylist()
-            return {(row["response_1_id"], row["response_2_id"]): row for row in rows}
-    return {}
+        if round_.kind in ("round", "fit") and about == policy.id and _scores_path(data_dir, round_).exists():
+            return round_
+    return None
+
+
+def _scores_path(data_dir: Path, round_: Round) -> Path:
+    return artifact_dir(data_dir / round_.job_dir) / "pair_scores.parquet"
 
 
 def _add_policy(store: Store, data_dir: Path, directory: Path, round_: Round, report: RoundReport, now: datetime) -> Policy:

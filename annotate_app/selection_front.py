@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
@@ -144,21 +143,8 @@ def _key(task: Task) -> frozenset[str]:
     return frozenset(task.shown_ids)
 
 
-def next_places(store: Store, count: int) -> list[dict[str, Any]]:
-    """The next pairs that annotators are given and why, in order, with the start of their prompts."""
-    rows = store.query(_NEXT, {"count": count}).to_pylist()
-    return [{"place": place, **row} for place, row in enumerate(rows, 1)]
-
-
 _WAITING = """
     SELECT coalesce(sum(wanted - num_made), 0) AS waiting FROM task_status
     WHERE NOT closed AND num_made < wanted AND priority > $behind
       AND (purpose = 'label' OR selection_rule IN ('triangle', 'repeat'))
-"""
-_NEXT = """
-    SELECT t.id AS task_id, t.prompt_id, t.response_1_id, t.response_2_id, t.purpose, t.selection_rule AS rule,
-           t.selection_score AS score, t.selection_prob AS probability, t.wanted - t.num_made AS wanted, t.priority
-    FROM task_status t
-    WHERE NOT t.closed AND t.num_made < t.wanted AND t.purpose <> 'gold'
-    ORDER BY t.priority DESC, t.seq LIMIT $count
 """

@@ -18,7 +18,9 @@ from annotate_app.context import AppContext
 from annotate_app.pages.browse_html import annotator_page, annotators_page, pair_page, pairs_page
 from annotate_app.pages.campaign_html import campaign_page
 from annotate_app.pages.lineage_html import lineage_page
+from annotate_app.pages.queue_html import queue_page
 from annotate_app.reports.policies import policies_report
+from annotate_app.selection_queue import next_places, queue_facts
 from annotate_app.unanimous import promote_unanimous
 from storage.contract.settings import UpdateSettings
 
@@ -75,6 +77,11 @@ def build_api(context: AppContext) -> APIRouter:
     def one_pair(task_id: str) -> dict[str, Any]:
         """A pair with everything that was said of it."""
         return _pair(context, task_id)
+
+    @router.get("/queue")
+    def queue(count: Annotated[int, Query(ge=1, le=1000)] = 50) -> dict[str, Any]:
+        """The next pairs in the order they are handed out, and why: purpose, rule, its score, the probability of the draw."""
+        return queue_facts(context) | {"places": next_places(store, count)}
 
     @router.get("/annotators")
     def annotators() -> dict[str, Any]:
@@ -137,6 +144,10 @@ def build_pages(context: AppContext) -> APIRouter:
     def pairs(asked: Asked) -> str:
         waiting = waiting_for_adjudication(store) if asked.only == "disagreement" else None
         return pairs_page(asked, find_pairs(store, asked), choices(store), None if waiting is None else len(waiting))
+
+    @router.get("/console/queue")
+    def queue() -> str:
+        return queue_page(queue_facts(context), next_places(store, 50))
 
     @router.post("/console/adjudicate")
     def adjudicate(annotator_id: AnnotatorId) -> RedirectResponse:

@@ -17,7 +17,7 @@ from storage.records import Message
 Row = Mapping[str, Any]
 PLACES = (("/console/", "Console"), ("/console/pairs", "Pairs"), ("/console/pairs?only=disagreement", "Disagreements"))
 PLACES += (("/console/pairs?only=flagged", "Flagged"), ("/console/annotators", "Annotators"), ("/console/lineage", "Lineage"))
-PLACES += (("/console/campaign", "Campaign"),)
+PLACES += (("/console/queue", "Queue"), ("/console/campaign", "Campaign"))
 ONLY = {"disagreement": "people disagree", "flagged": "flagged", "edited": "edited", "marked": "with marked text"}
 VERDICT_WORDS = {
     "a": "first shown is better",

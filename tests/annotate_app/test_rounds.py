@@ -193,7 +193,7 @@ def test_a_round_that_passes_the_gate_serves_and_its_responses_are_labelled_next
     tasks = store.open_tasks()
     pairs = {frozenset(task.shown_ids) for task in tasks}
     assert len(pairs) == NUM_TRAIN * 6 and set().union(*pairs) <= own
-    assert {task.selection_rule for task in tasks} >= {"d_optimal", "random"}  # the round's model chose what comes first
+    assert {task.selection_rule for task in tasks} & {"d_optimal", "bald"}  # the round's model chose what comes first
     assert label(store, 1000) == len(tasks)  # nothing of the old policy is handed out any more
 
 

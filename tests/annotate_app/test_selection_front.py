@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from annotate_app.labelling_queue import QueueOptions, make_tasks, renew_front
-from annotate_app.selection_front import FRONT, is_front, is_short, next_places
+from annotate_app.selection_front import FRONT, is_front, is_short
+from annotate_app.selection_queue import next_places
 from storage.contract.jobs import artifact_dir
 from storage.contract.schemas import PAIR_SCORES
 from storage.duckdb_store import open_store
@@ -102,7 +103,7 @@ def test_the_front_asks_what_the_model_does_not_know_and_takes_its_pairs_from_be
     made = renew(queue, tmp_path)
     front = [task for task in store.open_tasks() if is_front(task)]
     assert len(front) == made and sum(task.wanted for task in front) >= FRONT and not is_short(store)
-    chosen = [task for task in front if task.selection_rule == "d_optimal"]
+    chosen = [task for task in front if task.selection_rule in ("d_optimal", "bald")]
     assert len(chosen) > made / 2 and all(task.prompt_id in loud and task.selection_score for task in chosen)
     assert {task.purpose for task in front} <= {"label", "audit", "repeat"}
     pairs = [frozenset(task.shown_ids) for task in store.open_tasks() if task.purpose == "label"]
@@ -121,7 +122,7 @@ def test_a_newer_model_replaces_what_was_not_handed_out(queue, tmp_path):
     renew(queue, tmp_path, minute=1)
     front = {task.id: task for task in store.open_tasks() if is_front(task)}
     assert held <= front.keys() and not judged & {i for i, t in front.items() if t.purpose == "label"}
-    fresh = [task for task in front.values() if task.id not in held and task.selection_rule == "d_optimal"]
+    fresh = [task for task in front.values() if task.id not in held and task.selection_rule in ("d_optimal", "bald")]
     assert fresh and all(task.prompt_id >= "p18" for task in fresh)
     assert fill(queue, tmp_path) >= 0  # what the old front had waits behind again
     known = {frozenset(t.shown_ids) for t in store.open_tasks() if t.purpose != "repeat"}
