@@ -14,7 +14,7 @@ import numpy as np
 from annotate_app.pair_selection import Pool
 from annotate_app.selection_draws import Draw, draw_mix
 
-MIX = {"d_optimal": 0.45, "bald": 0.45, "random": 0.1}  # of the places that are neither audits nor repeats
+MIX = {"d_optimal": 0.9, "random": 0.1}  # of the places that are neither audits nor repeats
 AUDIT_SHARE, REPEAT_SHARE = 0.03, 0.03
 AUDIT_JUDGMENTS = 3  # of each pair of an audited prompt
 TRIANGLE, REPEAT = "triangle", "repeat"  # the selection rules of audits and repeats
