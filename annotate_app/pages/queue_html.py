@@ -22,7 +22,7 @@ WHY = {  # of tasks.selection_rule
 
 def queue_page(facts: Row, places: Sequence[Row]) -> str:
     """How pairs are chosen, and the next ones with rule, score and probability."""
-    body = f"<p>{_how(facts)}</p>"
+    body = f"<p>{_how(facts)}</p>{_longer(facts['longer_wins'])}"
     if not places:
         return page("Queue", body + '<p class="empty">Nothing waits to be labelled.</p>', "/console/queue")
     note = (
@@ -49,10 +49,19 @@ def _how(facts: Row) -> str:
     return f"{how} Chosen by the preference model of {chosen_by['kind']} {chosen_by['number']}; {since:,} labels since."
 
 
+def _longer(found: Sequence[Row] | None) -> str:
+    """The share of pairs that the longer response wins, first by the method to trust."""
+    if not found:
+        return ""
+    told = [f"{e['mean']:.0%} ({e['low']:.0%} to {e['high']:.0%}, {e['method']}, {e['n']:,} pairs)" for e in found]
+    others = f"; for comparison {', '.join(told[1:])}" if told[1:] else ""
+    return f'<p class="small">The longer of two responses wins {told[0]}{others}.</p>'
+
+
 def _row(place: Row) -> str:
     question = f'<a href="/console/pairs/{escape(place["task_id"])}" dir="auto">{escape(place["question"][:160])}</a>'
     score = "" if place["score"] is None else f"{place['score']:.3g}"
     return (
-        f'<tr><td>{place["place"]}</td><th scope="row">{question}</th><td>{escape(WHY.get(place["rule"], place["rule"]))}</td>'
+        f'<tr><td>{place["place"]}</td><th scope="row">{question}</th><td>{escape(WHY.get(place["rule"]) or place["rule"])}</td>'
         f"<td>{score}</td><td>{place['probability']:.2g}</td><td>{place['judgments']}</td></tr>"
     )

@@ -11,6 +11,9 @@ from annotate_app.style_control import FEATURES, Strengths, Votes, fit_strengths
 
 EXPECTED = ("win_rate_vs_parent", "win_rate_vs_base", "kl_to_parent_nats", "kl_to_base_nats", "text_quality")
 CONTROLS = {"votes": (), "length": ("length",), "style": FEATURES}
+EVENLY = (
+    "plain averages of votes between policies, whose pairs are drawn evenly; pairs chosen to teach the model are not among them"
+)
 Row = Mapping[str, Any]
 
 
@@ -31,7 +34,10 @@ def policies_report(policies: Sequence[Row], reports: Mapping[int, Mapping[str, 
         for policy in policies
     ]
     votes, counted = _votes({p["id"]: p["number"] for p in policies}, rows)
-    return {"policies": listed, "votes": counted, "people": by_people(votes), "model": by_model(policies, reports)}
+    people = by_people(votes)
+    if people is not None:
+        people["method"] = EVENLY
+    return {"policies": listed, "votes": counted, "people": people, "model": by_model(policies, reports)}
 
 
 def lineage(number: int, parents: Mapping[int, int | None]) -> list[int]:

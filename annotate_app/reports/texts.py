@@ -81,6 +81,8 @@ def policies_text(figures: Mapping[str, Any]) -> str:
     ]
     counted = table(("votes", "wins", "ties", "losses", "win rate", "for a gate"), votes, empty="No votes between policies yet.")
     by_people = _ranking("By people's votes", figures["people"])
+    if figures["people"]:
+        by_people += f"\nThese are {figures['people']['method']}."
     by_model = _ranking("As preference models expect, no votes", figures["model"])
     return "\n\n".join(filter(None, (table(columns, rows, empty="No policies yet."), counted, by_people, by_model)))
 

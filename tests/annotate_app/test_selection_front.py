@@ -11,7 +11,7 @@ import pytest
 
 from annotate_app.labelling_queue import QueueOptions, make_tasks, renew_front
 from annotate_app.selection_front import FRONT, is_front, is_short
-from annotate_app.selection_queue import next_places
+from annotate_app.selection_queue import longer_wins, next_places
 from storage.contract.jobs import artifact_dir
 from storage.contract.schemas import PAIR_SCORES
 from storage.duckdb_store import open_store
@@ -37,7 +37,9 @@ def queue(tmp_path):
     store.add_policy(policy)
     given = {"token_ids": (1,), "sum_logp": -1.0, "finish_reason": "stop", "sampler": {}, "seed": 0, "role": "candidate"}
     ids = [(f"p{n:02d}", f"p{n:02d}-{k}") for n in range(NUM_PROMPTS) for k in range(4)]
-    store.add_responses([Response(id=i, prompt_id=p, policy_id="policy", text=i, created_at=NOW, **given) for p, i in ids])
+    store.add_responses(
+        [Response(id=i, prompt_id=p, policy_id="policy", text=i + "." * int(i[-1]), created_at=NOW, **given) for p, i in ids]
+    )
     promotion = store.append_event(actor="test", kind="policy.promoted", subject="policy")
     store.add_annotator(Annotator(id="ann", handle="ann", kind="human", created_at=NOW))
 
@@ -173,3 +175,26 @@ def test_a_queue_by_one_rule_has_no_front(queue, tmp_path):
     make_tasks(store, tmp_path, policy, promotion, options, now=NOW)
     assert renew_front(store, tmp_path, policy, promotion, options, now=NOW) == 0
     assert {task.selection_rule for task in store.open_tasks()} == {"bald"}
+
+
+def test_win_rates_say_how_they_undo_the_choice_of_pairs(queue, tmp_path):
+    store, _, _, fit = queue
+    fill(queue, tmp_path)
+    assert longer_wins(store) is None
+    judge_longer(store, 15)
+    [even] = longer_wins(store) or []
+    assert (even["method"], even["n"], even["mean"]) == ("naive average", 15, 1.0)
+    fit(1, {f"p{n:02d}" for n in range(12)})
+    renew(queue, tmp_path)
+    judge_longer(store, 30)
+    found = longer_wins(store) or []
+    assert [e["method"] for e in found] == ["inverse probability", "random share", "naive average"]
+    assert [e["mean"] for e in found] == pytest.approx([1.0] * 3)  # whatever the weights, the longer one won always
+    assert found[0]["n"] > found[1]["n"] >= 15
+
+
+def judge_longer(store, num: int) -> None:
+    """The longer response wins; texts of one prompt differ in length."""
+    for pair in store.lease("ann", num):
+        verdict = "a" if len(pair.response_a) > len(pair.response_b) else "b"
+        store.submit(JudgmentInput(lease_id=pair.lease_id, verdict=verdict, strength=2), annotator_id="ann")
