@@ -96,6 +96,13 @@ def test_a_backup_is_restored_with_what_was_labelled_since_or_exactly(nashloop, 
     assert num_judgments(data) == 2
 
 
+def test_restore_leaves_a_directory_on_a_server_alone(nashloop, tmp_path):
+    (tmp_path / "database.url").write_text("postgresql://somebody@somewhere/campaign")
+    code, _, err = nashloop("restore", "--data", tmp_path)
+    assert code == 2 and "is in PostgreSQL" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["database.url"]
+
+
 def test_restore_without_a_backup_is_refused(nashloop, data, tmp_path):
     assert "There is no backup that can be read" in nashloop("restore", "--data", data)[2]
     assert "does not exist" in nashloop("restore", "--data", tmp_path / "nowhere")[2]
