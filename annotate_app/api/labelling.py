@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Response
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, Field
 
 from annotate_app import texts
@@ -71,7 +73,7 @@ def build_router(context: AppContext) -> APIRouter:
     queue = HandingOut(store)
 
     @router.post("/leases")
-    def lease(annotator_id: AnnotatorId, body: LeaseBody | None = None) -> dict[str, Any]:
+    def lease(annotator_id: AnnotatorId, body: LeaseBody | None = None) -> JSONResponse:  # a dict would be checked and copied
         """Pairs to judge; an empty list when nothing is left for you.
 
         ``kind`` is pair, ranking (answer with ``ranking``) or training (its answer is known; pairs of this kind come first
@@ -79,7 +81,7 @@ def build_router(context: AppContext) -> APIRouter:
         them.
         """
         body = body or LeaseBody()  # pyright: ignore[reportCallIssue]
-        return {"leases": [lease_json(pair) for pair in queue.lease(annotator_id, body.count, resume=body.resume)]}
+        return JSONResponse({"leases": [lease_json(pair) for pair in queue.lease(annotator_id, body.count, resume=body.resume)]})
 
     @router.post("/leases/renew")
     def renew(body: RenewBody, annotator_id: AnnotatorId) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def build_router(context: AppContext) -> APIRouter:
         return {"lease_ids": store.renew(body.lease_ids, annotator_id)}
 
     @router.post("/judgments", status_code=201, responses={200: {"description": "the same answer was stored before"}})
-    def judge(body: JudgmentBody, annotator_id: AnnotatorId, response: Response) -> dict[str, Any]:
+    def judge(body: JudgmentBody, annotator_id: AnnotatorId) -> JSONResponse:
         """Store the answer to a lease: 201 stored, 200 repeated, 409 answered differently, 410 given away, 404 unknown.
 
         On a training pair ``feedback`` says whether it was right, which verdict was expected and why, and ``training`` how far
@@ -97,14 +99,14 @@ def build_router(context: AppContext) -> APIRouter:
         if result.status in _REFUSALS:
             raise HTTPException(*_REFUSALS[result.status])
         assert result.judgment is not None
-        response.status_code = 201 if result.status == "stored" else 200
         upcoming = queue.lease(annotator_id, body.next) if body.next else []
-        return {
-            "judgment": judgment_json(result.judgment),
+        answer = {
+            "judgment": jsonable_encoder(judgment_json(result.judgment)),
             "feedback": asdict(result.feedback) if result.feedback else None,
             "training": asdict(result.training) if result.training else None,
             "next": [lease_json(pair) for pair in upcoming],
         }
+        return JSONResponse(answer, 201 if result.status == "stored" else 200)
 
     @router.post("/judgments/{judgment_id}/correct", status_code=201, responses={200: {"description": "corrected so before"}})
     def correct(judgment_id: str, body: AnswerBody, annotator_id: AnnotatorId, response: Response) -> dict[str, Any]:
