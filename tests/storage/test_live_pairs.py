@@ -1,10 +1,10 @@
 """Live pairs: stored whole, held by their author alone, and open to nobody else, also after a restart."""
 
 import pytest
-from tests.storage.builders import Clock, fill, judge, make_prompt, make_response, make_task
 
 from storage.duckdb_store import open_store
 from storage.records import JudgmentInput
+from tests.storage.builders import Clock, fill, judge, make_prompt, make_response, make_task
 
 
 @pytest.fixture
