@@ -10,11 +10,10 @@ from storage.errors import UserError
 from storage.ids import new_id
 from storage.leases import Lease
 from storage.postgres_connection import Transaction
-from storage.postgres_content import add_records
 from storage.postgres_follower import COUNTERS, Known
 from storage.postgres_places import Given, TaskPlaces, held_leases, issue, lease_of, lock_tasks, read_tasks, settle
 from storage.postgres_state import PostgresState, leased_pairs, training_book, training_of
-from storage.records import Judgment, JudgmentInput, LeasedPair, Prompt, Response, SubmitResult, SubmitStatus, Task
+from storage.records import Judgment, JudgmentInput, LeasedPair, SubmitResult, SubmitStatus
 from storage.tables import from_row, to_row
 from storage.training import training_status
 
@@ -79,32 +78,6 @@ def submit(state: PostgresState, answer: JudgmentInput, *, annotator_id: str) ->
         return _result(transaction, known, "stored", judgment, task)
 
     return state.server.run(operation, pipelined=True)
-
-
-def add_live_pair(
-    state: PostgresState, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str
-) -> LeasedPair | None:
-    """All of it and the author's lease in one transaction; the same lease again for a retry, None once it is answered."""
-
-    def operation(transaction: Transaction) -> list[Given]:
-        if transaction.one("SELECT 1 AS yes FROM annotators WHERE id = $id", {"id": annotator_id}) is None:
-            raise UserError(f"annotator {annotator_id!r} is not known. Add the annotator first.")
-        add_records(transaction, [[prompt], responses, [task]])
-        lock_tasks(transaction, [task.id])
-        now = state.clock()
-        places = read_tasks(transaction, [task.id], annotator_id)[task.id]
-        if places.num_made:
-            return []
-        lease_id = places.places[0].lease_id if places.places else None
-        if lease_id is not None:
-            row = transaction.one("SELECT * FROM leases WHERE id = $id", {"id": lease_id}) or {}
-            return [(lease_of(row), places)]
-        shown = (task.response_1_id, task.response_2_id)  # two samples of one policy: their order is as good as drawn
-        lease = _lease(state, places, 0, annotator_id, now, shown=shown)
-        issue(transaction, [lease])
-        return [(lease, places)]
-
-    return next(iter(leased_pairs(state, state.server.run(operation))), None)
 
 
 def _held(transaction: Transaction, row: dict[str, Any] | None) -> Given | None:
@@ -180,7 +153,7 @@ def _new_leases(state: PostgresState, transaction: Transaction, annotator_id: st
         for task in tasks.values():  # as they are now that they are locked
             slot = task.slot_for(annotator_id, now)
             if slot is not None:
-                leases.append(_lease(state, task, slot, annotator_id, now))
+                leases.append(make_lease(state, task, slot, annotator_id, now))
         issue(transaction, leases)
         passed_over += task_ids
         given += [(lease, tasks[lease.task_id]) for lease in leases]
@@ -201,7 +174,7 @@ def _training_leases(
     lock_tasks(transaction, chosen)
     given: list[Given] = []
     for task in read_tasks(transaction, chosen, annotator_id).values():
-        lease = _lease(state, task, task.training_slot(annotator_id), annotator_id, now)
+        lease = make_lease(state, task, task.training_slot(annotator_id), annotator_id, now)
         issue(transaction, [lease])
         given.append((lease, task))
     return given
@@ -216,9 +189,10 @@ def _order_shown(state: PostgresState, task: TaskPlaces) -> list[str]:
     return shown
 
 
-def _lease(
+def make_lease(
     state: PostgresState, task: TaskPlaces, slot: int, annotator_id: str, now: datetime, *, shown: Sequence[str] = ()
 ) -> Lease:
+    """``shown``: response ids in this order; else drawn."""
     shown = shown or _order_shown(state, task)
     return Lease(
         id=new_id(),

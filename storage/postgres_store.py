@@ -12,6 +12,7 @@ import pyarrow as pa
 from storage import postgres_content as content
 from storage import postgres_corrections as corrections
 from storage import postgres_labelling as labelling
+from storage import postgres_live as live
 from storage import reading
 from storage.backup import back_up
 from storage.campaign import Campaign, campaign_values
@@ -166,7 +167,7 @@ class PostgresStore:
         return labelling.submit(self._state, judgment, annotator_id=annotator_id)
 
     def add_live_pair(self, prompt: Prompt, responses: Sequence[Response], task: Task, *, annotator_id: str) -> LeasedPair | None:
-        return labelling.add_live_pair(self._state, prompt, responses, task, annotator_id=annotator_id)
+        return live.add_live_pair(self._state, prompt, responses, task, annotator_id=annotator_id)
 
     def withdraw(self, judgment_id: str, *, annotator_id: str) -> LeasedPair | None:
         return corrections.withdraw(self._state, judgment_id, annotator_id=annotator_id)

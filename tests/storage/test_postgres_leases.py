@@ -12,7 +12,7 @@ from storage.campaign import Campaign
 from storage.postgres_places import rebuild
 from storage.postgres_store import open_postgres
 from storage.records import JudgmentInput
-from tests.storage.builders import fill, judge
+from tests.storage.builders import fill, judge, make_prompt, make_response, make_task
 from tests.storage.test_leases import LEASE_SECONDS, Labelling
 
 PLACES = (
@@ -182,3 +182,17 @@ def test_what_one_replica_is_told_the_others_know_at_once(replicas):
     second.close_tasks(["t1", "t2"], actor="system", reason="test")
     assert first.lease("ann1", 1) == []
     assert first.version() == second.version() == third.version()
+
+
+def test_a_live_pair_is_its_authors_alone_on_every_replica(replicas):
+    first, second, _ = replicas
+    fill(first, num_tasks=1)
+    prompt, responses = make_prompt("mine", split="live"), [make_response(f"mine-{k}", "mine", role="live") for k in (1, 2)]
+    task = make_task("live", "mine", "mine-1", "mine-2", wanted=0, priority=9.0)
+    pair = first.add_live_pair(prompt, responses, task, annotator_id="ann0")
+    assert pair is not None and (pair.response_a_id, pair.response_b) == ("mine-1", "Answer mine-2.")
+    assert second.add_live_pair(prompt, responses, task, annotator_id="ann0") == pair  # a retry
+    assert [p.task_id for p in second.lease("ann1", 5)] == ["t0"]
+    assert second.submit(JudgmentInput(lease_id=pair.lease_id, verdict="a"), annotator_id="ann0").status == "stored"
+    assert first.add_live_pair(prompt, responses, task, annotator_id="ann0") is None
+    assert rebuilt(first) == places(first)
