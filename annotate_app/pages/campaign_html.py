@@ -132,6 +132,10 @@ def _promotion(campaign: Campaign) -> str:
             "round_below_bits", "A round when pairs tell less than, bits", campaign.round_below_bits,
             "Such as 0.01: the preference model then hardly disagrees with itself about the waiting pairs.",
         ),
+        _input(
+            "refit_every_labels", "Choose pairs anew after new labels", campaign.refit_every_labels,
+            "The model that chooses them is fitted in between. Empty: with rounds only.",
+        ),
     ]  # fmt: skip
     return (
         f'<section><h2>Which policy serves</h2><div class="grid">{"".join(fields)}</div></section>'

@@ -3,7 +3,8 @@
 const form = document.getElementById("campaign");
 const upload = document.getElementById("upload");
 const NUMBERS = ["min_rationale", "num_training", "overlap", "responses_per_prompt", "break_minutes", "budget_labels", "check_share", "gate_share", "gate_threshold", "gate_votes"];
-const MAYBE = ["overlap_max", "pass_mark", "price_per_label", "round_every_labels", "round_every_hours", "round_below_bits"];
+const MAYBE = ["overlap_max", "pass_mark", "price_per_label", "round_every_labels", "round_every_hours", "round_below_bits",
+  "refit_every_labels"];
 const PREVIEW_BYTES = 4_000;
 
 async function send(method, path, body, type) {
