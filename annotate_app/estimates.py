@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 Method = Literal["inverse probability", "random share", "naive average"]
 LEAST = 10  # random judgments below which their share alone says too little to be preferred
@@ -74,5 +74,5 @@ def _ratio(score: np.ndarray, weights: np.ndarray, method: Method) -> ShareEstim
     residual = weights * (score - mean)
     error = float(np.sqrt(num / (num - 1) * residual @ residual) / weights.sum())
     effective = max(float(weights.sum() ** 2 / (weights @ weights)), 2.0)
-    half = float(t.ppf(0.975, effective - 1)) * error
+    half = float(stdtrit(effective - 1, 0.975)) * error
     return {"mean": mean, "low": max(mean - half, 0.0), "high": min(mean + half, 1.0), "n": num, "method": method}
