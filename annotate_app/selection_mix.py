@@ -57,7 +57,8 @@ def _label(labels: Iterator[Draw], num_asked: np.ndarray) -> Place | None:
     draw = next((draw for draw in labels if not num_asked[draw.index]), None)
     if draw is None:
         return None
-    return Place(index=draw.index, purpose="label", rule=draw.rule, score=draw.score, probability=draw.probability)
+    score = None if draw.rule == "random" else draw.score
+    return Place(index=draw.index, purpose="label", rule=draw.rule, score=score, probability=draw.probability)
 
 
 def _repeat(num_asked: np.ndarray, rng: random.Random) -> Place | None:

@@ -108,6 +108,7 @@ def test_the_front_asks_what_the_model_does_not_know_and_takes_its_pairs_from_be
     chosen = [task for task in front if task.selection_rule in ("d_optimal", "bald")]
     assert len(chosen) > made / 2 and all(task.prompt_id in loud and task.selection_score for task in chosen)
     assert {task.purpose for task in front} <= {"label", "audit", "repeat"}
+    assert all(task.selection_score is None for task in front if task not in chosen)
     pairs = [frozenset(task.shown_ids) for task in store.open_tasks() if task.purpose == "label"]
     assert len(pairs) == len(set(pairs))  # nothing is asked twice
     assert {pair.task_id for pair in store.lease("ann", 5)} <= {task.id for task in front}
