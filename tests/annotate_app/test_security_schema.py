@@ -3,6 +3,7 @@
 A few cases of every route by default; 5,000 of each with ``scripts/test --all``.
 """
 
+import os
 import random
 
 import pytest
@@ -20,7 +21,8 @@ from tests.storage.builders import START, fill, judge
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: scripts/setup --test")
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
-FEW, MANY = 4, 2_500  # of each of the two modes
+FEW = 4  # of each of the two modes
+MANY = int(os.environ.get("NASHLOOP_SCHEMA_CASES", "200")) // 2  # 5000 a route take some hours
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,7 @@ def test_no_route_answers_5xx(schema, context):
 
 @pytest.mark.slow
 @pytest.mark.timeout(6 * 3600)
-def test_no_route_answers_5xx_in_5000_cases(schema, context):
+def test_no_route_answers_5xx_in_many_cases(schema, context):
     failures = failures_of(schema, context, MANY)
     assert not failures, "\n".join(failures)
 
