@@ -62,7 +62,7 @@ BAD_INPUT = [
     (["import", "prompts", "no.jsonl"], "Cannot read no.jsonl: No such file"),
     (["simulate", "--world", "flat"], "--world 'flat' is unknown. Worlds: transitive, cyclic, crowd."),
     (["simulate", "--plot", "curves.svg"], "--plot curves.svg is refused: name a .png file"),
-    (["simulate", "--selection", "best"], "--selection 'best' is unknown. Rules: random"),
+    (["simulate", "--selection", "best"], "--selection 'best' is unknown. Rules: mix, random"),
     (["simulate", "--prompts", "no.jsonl"], "The prompts file no.jsonl does not exist"),
     (["simulate", "--set", "update.foo=1"], "unknown setting 'update.foo'"),
     (["simulate", "--set", "seed=1"], "--set seed=1 would be ignored: every round has a seed of its own. Use --seed."),

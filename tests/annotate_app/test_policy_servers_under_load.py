@@ -4,6 +4,7 @@
 
 import asyncio
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,9 @@ def vllm(tmp_path_factory):
 def assert_no_wrong_answer(
     running: PolicyServer, adapters: dict[str, Path], *, clients: int, seconds: float, every: float
 ) -> None:
-    load = asyncio.run(swap_under_load(running, adapters, num_clients=clients, seconds=seconds, swap_every=every))
+    asking = swap_under_load(running, adapters, num_clients=clients, seconds=seconds, swap_every=every)
+    with ThreadPoolExecutor(1) as thread:  # Playwright keeps an event loop running in this one
+        load = thread.submit(asyncio.run, asking).result()
     assert (load.num_failed, dict(load.problems)) == (0, {})
     assert load.num_wrong == 0 and load.num_checked >= 4 and load.num_answers > clients
     assert len(load.swap) >= 3

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -443,8 +444,9 @@ def test_kill_9_at_any_write_while_registering_is_made_up_for_at_the_next_start(
     build_service(store, data).ensure_started()
     assert store.get_round(2).status == "done"
     assert [(policy.number, policy.status) for policy in store.list_policies()] == [(0, "retired"), (1, "serving")]
-    assert len(store.list_responses(policy_id=store.get_round(2).new_policy_id)) == NUM_TRAIN * 4
-    assert len(store.open_tasks()) == NUM_TRAIN * 6
+    assert len(store.list_responses(policy_id=store.get_round(2).new_policy_id, role="candidate")) == NUM_TRAIN * 4
+    waiting = Counter(frozenset(task.shown_ids) for task in store.open_tasks() if task.purpose in ("label", "audit"))
+    assert len(waiting) == NUM_TRAIN * 6 and set(waiting.values()) == {1}  # every pair once
     assert len(store.list_events(kind_prefix="policy.promoted")) == 2
     store.close()
 

@@ -106,6 +106,7 @@ def test_gates_read_the_prompt_alone_and_the_rest_the_response_alone():
     assert torch.allclose(embedded[5:], prompt @ weights[0, 4:, 5:], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_circles_that_run_the_other_way_in_half_of_the_prompts_are_found_by_the_gate_alone():
     """Three classes beat each other 90:10 in a circle; the prompt's first feature says which way round."""
     generator = torch.Generator().manual_seed(0)

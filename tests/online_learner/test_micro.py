@@ -51,6 +51,7 @@ def planted(seed):
     return by_id, pa.table(arrays, schema=JUDGMENTS)
 
 
+@pytest.mark.slow
 def test_two_populations_told_by_the_context_are_found_where_one_utility_is_a_coin():
     features, judgments = planted(0)
     report = fit_preference_models(features, judgments, seed=0, models=("bradley_terry", "micro")).report

@@ -127,6 +127,7 @@ def planted(seed: int, num_prompts: int, k: int = 4, width: int = 6):
     return by_id, truth, found
 
 
+@pytest.mark.slow
 def test_planted_utilities_are_recovered_better_from_rankings_than_from_their_pairs():
     """Mean squared error of the weights over 20 draws; the true likelihood is the more efficient one (arXiv:2301.11270)."""
     errors = {"plackett_luce": 0.0, "bradley_terry": 0.0}

@@ -69,6 +69,7 @@ def kill_when(job_dir: Path, stage: str, num_lines: int = 1) -> None:
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_job_killed_in_every_stage_ends_in_the_same_bytes(sealed, uninterrupted, tmp_path):
     job_dir = copy_of(sealed, tmp_path)
     for stage in ROUND_STAGES[:-1]:

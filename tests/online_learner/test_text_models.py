@@ -176,6 +176,7 @@ def test_training_the_backbone_is_undone_where_it_does_not_help_unseen_prompts(t
     assert losses.mean() < 0.75  # a coin has .693
 
 
+@pytest.mark.slow
 def test_annotators_pasts_tell_opposite_tastes_apart_on_unseen_prompts(tokenizer):
     encoder = Encoder.of(bert(tokenizer), tokenizer)
     train, unseen = tastes(20, 12, 1), tastes(20, 10, 2)

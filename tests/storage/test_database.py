@@ -199,7 +199,9 @@ def test_without_a_copy_nothing_is_migrated(tmp_path, migrations):
 
 def test_health_says_what_is_open(tmp_path):
     store = open_store(tmp_path / "db")
-    assert store.health() == {"writer": True, "queue": 0, "schema": 5, "path": str(tmp_path / "db")}
+    health = store.health()
+    assert sum(health.pop("commits").read()[0]) == 0
+    assert health == {"writer": True, "queue": 0, "schema": 5, "path": str(tmp_path / "db")}
     store.close()
     assert store.health()["writer"] is False
     store.close()  # again does nothing
